@@ -1,0 +1,1 @@
+"""Ordered bytes, written atomically."""
