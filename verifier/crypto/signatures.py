@@ -1,8 +1,8 @@
-"""Ed25519 (RFC 8032) under the one acceptance rule of suite 1. Nothing else in the project verifies a signature.
+"""Ed25519 (RFC 8032) under the one acceptance rule of suite 1; nothing else verifies signatures.
 
-The rule: S < L, A canonical, A and R not of small order, no cofactor, R compared as bytes. libsodium >= 1.0.18
-applies exactly this to detached signatures; libraries differ on such edges, and replicas that differ split the
-realm, so `self_test` pins the rule at start-up.
+The rule: S < L, A canonical, A and R not of small order, no cofactor, R compared as bytes.
+libsodium >= 1.0.18 applies exactly this to detached signatures. Libraries differ on such edges, and
+replicas that differ split the realm, so `self_test` pins the rule at start-up.
 """
 
 from typing import Final, NamedTuple
