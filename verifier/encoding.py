@@ -1,7 +1,9 @@
 """Bytes <-> values for everything that is hashed or signed; all limits of `limits` hold afterwards.
 
-Strict: a message is accepted only if its deterministic re-encoding equals the bytes (contract section 2), so there are
-no unknown, repeated-singular or default-valued fields and no trailing bytes. Any bytes give a value or `Malformed`.
+Strict: a message is accepted only if its deterministic re-encoding equals the bytes (contract section 2), so
+there are
+no unknown, repeated-singular or default-valued fields and no trailing bytes. Any bytes give a value or
+`Malformed`.
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
+from e2eks.v1 import types_pb2 as pb
 from google.protobuf.message import DecodeError, Message
 
-from e2eks.v1 import types_pb2 as pb
 from verifier import limits
 from verifier.crypto import hashing
 from verifier.errors import Malformed, Reason
 from verifier.types import (
     AuthorizationPolicy,
-    EpochHead,
     Entry,
+    EpochHead,
     Profile,
     QuorumExpr,
     Ratification,
@@ -41,7 +43,7 @@ def parse(kind: type[M], data: bytes, limit: int, what: str) -> M:
         message.ParseFromString(data)
     except DecodeError:
         raise Malformed(f"{what} is not an encoded {kind.DESCRIPTOR.name}") from None
-    message.DiscardUnknownFields()  # type: ignore[no-untyped-call]  # missing from the stubs
+    message.DiscardUnknownFields()
     if message.SerializeToString(deterministic=True) != data:
         raise Malformed(f"{what} is not in its deterministic encoding")
     return message
@@ -282,9 +284,7 @@ def signed_head_from(message: pb.SignedEpochHead) -> SignedHead:
     count = sum(len(r.signatures) for r in message.ratifications)
     at_most(max(count, len(message.ratifications)), limits.RATIFICATIONS_PER_HEAD, "ratifications of a head")
     ratifications = tuple(ratification_from(r) for r in message.ratifications)
-    return SignedHead(
-        head=decode_head(message.head), ratifications=ratifications, encoded=canonical(message)
-    )
+    return SignedHead(head=decode_head(message.head), ratifications=ratifications, encoded=canonical(message))
 
 
 def decode_signed_head(data: bytes) -> SignedHead:

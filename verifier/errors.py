@@ -1,4 +1,5 @@
-"""What can go wrong, as types. Every refusal carries a stable reason; no message carries a user id or a secret."""
+"""What can go wrong, as types. Every refusal carries a stable reason; no message carries a user id or a
+secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every limit of the protocol, once, with its reason. Edge and step enforce the same constants (rules level 1)."""
+"""Every limit of the protocol, once, with its reason. Edge and step enforce the same constants (rules level
+1)."""
 
 RULES = 1
 SUITE = 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from e2eks.v1 import client_pb2, verification_pb2
 from e2eks.v1 import types_pb2 as pb
+
 from verifier import encoding, limits
 from verifier.encoding import at_most, canonical, exact
 from verifier.errors import Malformed

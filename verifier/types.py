@@ -1,4 +1,5 @@
-"""The words of the protocol as frozen values. Made by `encoding` from bytes that passed every limit; never half-checked.
+"""The words of the protocol as frozen values. Made by `encoding` from bytes that passed every limit; never
+half-checked.
 
 Values that are signed or hashed keep the exact bytes they came from in `encoded`.
 """
@@ -110,7 +111,8 @@ class SignedHead:
 
 @dataclass(frozen=True, slots=True)
 class TreeProof:
-    """Neighbours from depth 1 down; an empty sibling is b"". `existing` is the other leaf of an absence proof."""
+    """Neighbours from depth 1 down; an empty sibling is b"". `existing` is the other leaf of an absence
+    proof."""
 
     neighbors: tuple[bytes, ...]
     existing: tuple[bytes, bytes] | None
