@@ -21,7 +21,7 @@ class StorageError(Exception):
     """A read, write or open failed, or the store is closed. The process must halt."""
 
 
-class StorageInUse(StorageError):  # noqa: N818 - a kind of StorageError, named after its cause
+class StorageInUse(StorageError):
     """Another process, or another store of this process, has the directory open."""
 
 
@@ -57,6 +57,6 @@ class Store(Reader, Protocol):
     def close(self) -> None:
         """Give the directory free. Idempotent; every other call after it raises StorageError.
 
-        A scan or snapshot still open in another thread keeps the directory locked until it ends.
+        A scan or snapshot that is still open keeps the directory locked until it ends.
         """
         ...
