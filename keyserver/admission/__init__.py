@@ -1,0 +1,1 @@
+"""Is this person that address? Judged at the edge, before anything is proposed."""

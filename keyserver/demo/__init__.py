@@ -1,0 +1,1 @@
+"""A whole realm on this machine, in real processes."""

@@ -1,0 +1,1 @@
+"""What a committed log entry does to a replica. Pure: no clock, no randomness, no secrets, no IO."""

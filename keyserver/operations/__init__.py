@@ -1,0 +1,1 @@
+"""Durable workflows as transition tables. Pure: no clock, no randomness, no secrets, no IO."""

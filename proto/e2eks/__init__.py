@@ -1,0 +1,1 @@
+"""The contract as messages; generated code lies beside the files it is made from."""

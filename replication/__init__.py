@@ -1,0 +1,1 @@
+"""One order, agreed. Payloads are opaque bytes."""

@@ -1,0 +1,1 @@
+"""The light verifier: asks, checks, remembers what it has seen."""

@@ -1,0 +1,1 @@
+"""The full verifier: replays every update, ratifies epoch heads, keeps evidence."""
