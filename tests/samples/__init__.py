@@ -1,4 +1,4 @@
-"""Sample values of the protocol with real keys made from names, so that every run and every machine has the same."""
+"""Sample values of the protocol with real keys made from names: every run and every machine has the same."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_revocation_has_neither_commitment_nor_previous_hash() -> None:
     assert reason(encoding.decode_entry, with_field(revocation, previous_entry_hash=b"c" * 32))
 
 
-def test_entry_of_more_than_4_KiB_is_too_large() -> None:
+def test_entry_of_more_than_4_kib_is_too_large() -> None:
     assert reason(encoding.decode_entry, bytes(limits.ENTRY_BYTES + 1)) is Reason.TOO_LARGE
 
 
@@ -191,7 +191,7 @@ def test_profile_names_are_sorted_distinct_and_plain(keys: list[tuple[str, bytes
     assert reason(encoding.decode_profile, encoding.canonical(message)) is Reason.MALFORMED
 
 
-def test_profile_has_at_most_64_keys_and_64_KiB() -> None:
+def test_profile_has_at_most_64_keys_and_64_kib() -> None:
     assert len(encoding.decode_profile(encoding.encode_profile({f"a{n}": b"" for n in range(64)})).keys) == 64
     many = encoding.encode_profile({f"a{n}": b"" for n in range(65)})
     assert reason(encoding.decode_profile, many) is Reason.TOO_LARGE
