@@ -149,9 +149,8 @@ def _check_tree(proof: LookupProof) -> None:
     leaf = existing
     if proof.entry is not None:
         leaf = (proof.index, proof.entry.hash)
-    elif existing is not None:
-        if existing[0] == proof.index:
-            raise VerificationError("tree", "an absence proof shows a leaf of the very index")
+    elif existing is not None and existing[0] == proof.index:
+        raise VerificationError("tree", "an absence proof shows a leaf of the very index")
     root = tree.root_from_path(proof.index, leaf, proof.tree_proof.neighbors)
     if root != proof.head.head.root_hash:
         raise VerificationError("tree", "the tree proof does not lead to the root in the head")

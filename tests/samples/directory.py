@@ -1,4 +1,4 @@
-"""A whole realm history in lists and dicts: the dumb twin that lookup tests and vectors take their proofs from."""
+"""A whole realm history in lists and dicts: the dumb twin that lookup tests take their proofs from."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def log_consistency(m: int, leaves: list[bytes], whole: bool = True) -> list[byt
 
 @dataclass
 class Directory:
-    """Epochs of a realm. `put` an entry with its profile, `close` an epoch, then ask for proofs at any epoch."""
+    """Epochs of a realm: `put` entries with profiles, `close` an epoch, then ask for proofs at any epoch."""
 
     realm: Realm = REALM
     interval_ms: int = 1000
