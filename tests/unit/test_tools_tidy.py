@@ -32,6 +32,7 @@ SAMPLES = [
     ("confined-import", "kv/a.py", DOC + "import plyvel\n", DOC + "import kv.leveldb\n"),
     ("confined-import", "kv/a.py", DOC + "from grpc import aio\n", DOC + "from kv import keys\n"),
     ("confined-import", "verifier/lookup.py", DOC + "import nacl.bindings\n", DOC + "import hashlib\n"),
+    ("confined-import", "kv/a.py", DOC + "import tools.tidy\n", DOC + "import toolshed\n"),
     ("pure-import", "verifier/a.py", DOC + "import os.path\n", DOC + "import hmac\n"),
     ("pure-import", "keyserver/machine/a.py", DOC + "from time import monotonic\n", DOC + "import enum\n"),
     ("set-iteration", "verifier/a.py", DOC + "for x in {1, 2}: pass\n", DOC + "for x in (1, 2): pass\n"),
