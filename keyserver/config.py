@@ -1,0 +1,314 @@
+"""A replica's configuration: TOML in, one frozen value out, every mistake named with what to do about it.
+
+Unknown keys are refused. Secrets are named by path only, and their files must be private (mode 0600).
+Paths are relative to the file. Reading a configuration changes nothing and reads no secret.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from keyserver.files import ConfigError as ConfigError  # where callers look for it
+from keyserver.files import check_private, read_file
+from keyserver.verifier_list import VerifierCertificate, read_verifier_certificates
+from verifier import limits, policy
+from verifier.errors import Malformed
+from verifier.realm import parse_realm_json
+from verifier.types import Realm
+
+CONFIG_BYTES = 256 * 1024
+SCHEMA = 1
+
+
+class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """host:port of each listener; port 0 takes a free one, "" turns the listener off."""
+
+    public: str = "127.0.0.1:4625"
+    verification: str = "127.0.0.1:4626"
+    push: str = "127.0.0.1:4628"
+    http: str = "127.0.0.1:25519"
+
+
+class Epochs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Least and most time between epochs, and how long to wait before a delimiter is proposed again."""
+
+    min_interval_ms: int = 1_000
+    max_interval_ms: int = 30_000
+    retry_interval_ms: int = 2_000
+
+
+class _Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    certificate: str
+    key: str
+    verifier_certificates: str
+
+
+class _Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    head: str
+    vrf: str
+    sign_once_register: str
+
+
+class _ClientCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    domains: list[str]
+    ca: str
+
+
+class _Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    insecure_skip_registration_proof: bool = False
+    client_certificate: list[_ClientCertificate] = []
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: int
+    realm: str
+    replica: str
+    data: str
+    keys: _Keys
+    tls: _Tls
+    replication: str = "local"
+    listen: Listen = Listen()
+    epochs: Epochs = Epochs()
+    registration: _Registration = _Registration()
+    update_timeout_ms: int = 30_000
+    allow_split_view: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files of this replica's certificate chain and key, and verifiers.json with those of verifiers."""
+
+    certificate: Path
+    key: Path
+    verifier_certificates: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificateAuthority:
+    """Whose certificates prove addresses of which domains; `ca` is a PEM file."""
+
+    domains: tuple[str, ...]
+    ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a registration must prove."""
+
+    insecure_skip_registration_proof: bool
+    client_certificate: tuple[ClientCertificateAuthority, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a replica is started with. Times are milliseconds."""
+
+    path: Path
+    data: Path
+    realm: Realm
+    realm_file: Path
+    realm_json: bytes
+    replica_name: str
+    replication: str
+    head_key: Path
+    vrf_key: Path
+    sign_once_register: Path
+    listen: Listen
+    tls: Tls
+    epochs: Epochs
+    registration: Registration
+    update_timeout_ms: int
+    allow_split_view: bool
+
+    def verifier_certificates(self) -> tuple[VerifierCertificate, ...]:
+        """The verifiers that may push, from the file that `tls` names. Raises ConfigError."""
+        return read_verifier_certificates(self.tls.verifier_certificates)
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """The configuration in a TOML file, with its realm. Raises ConfigError."""
+    place = Path(path).absolute()
+    file = _parse(place, read_file(place, CONFIG_BYTES, "configuration"))
+    folder = place.parent
+    realm_file = folder / file.realm
+    realm_json = read_file(realm_file, limits.REALM_JSON_BYTES, "realm file")
+    config = Config(
+        path=place,
+        data=folder / file.data,
+        realm=_realm(realm_file, realm_json),
+        realm_file=realm_file,
+        realm_json=realm_json,
+        replica_name=file.replica,
+        replication=file.replication,
+        head_key=folder / file.keys.head,
+        vrf_key=folder / file.keys.vrf,
+        sign_once_register=folder / file.keys.sign_once_register,
+        listen=file.listen,
+        tls=Tls(
+            certificate=folder / file.tls.certificate,
+            key=folder / file.tls.key,
+            verifier_certificates=folder / file.tls.verifier_certificates,
+        ),
+        epochs=file.epochs,
+        registration=Registration(
+            insecure_skip_registration_proof=file.registration.insecure_skip_registration_proof,
+            client_certificate=tuple(
+                ClientCertificateAuthority(domains=tuple(method.domains), ca=folder / method.ca)
+                for method in file.registration.client_certificate
+            ),
+        ),
+        update_timeout_ms=file.update_timeout_ms,
+        allow_split_view=file.allow_split_view,
+    )
+    _check(config)
+    return config
+
+
+def _parse(place: Path, data: bytes) -> _File:
+    try:
+        tree = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{place} is not TOML: {error}") from None
+    if tree.get("schema") != SCHEMA:
+        raise ConfigError(f"{place}: this version reads `schema = {SCHEMA}` only, not {tree.get('schema')!r}")
+    try:
+        return msgspec.convert(tree, _File)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{place}: {error}. Correct or remove the key") from None
+
+
+def _realm(path: Path, data: bytes) -> Realm:
+    try:
+        return parse_realm_json(data)
+    except Malformed as error:
+        raise ConfigError(f"{path} is not a usable realm file: {error}") from None
+
+
+def _check(config: Config) -> None:
+    """Everything that can be judged without the files of keys and certificates."""
+    epochs = config.epochs
+    rules = (
+        (
+            0 < epochs.min_interval_ms <= limits.DAY_MS,
+            "epochs.min_interval_ms is at least 1 and at most a day",
+        ),
+        (
+            epochs.min_interval_ms <= epochs.max_interval_ms,
+            "epochs.max_interval_ms is at least min_interval_ms",
+        ),
+        (
+            epochs.max_interval_ms < config.realm.epoch_ttl_ms,
+            "epochs.max_interval_ms is less than the realm's epoch_ttl_ms, or clients see stale heads",
+        ),
+        (epochs.retry_interval_ms > 0, "epochs.retry_interval_ms is at least 1"),
+        (config.update_timeout_ms > 0, "update_timeout_ms is at least 1"),
+        (config.replication == "local", 'replication is "local"; this version has no other engine'),
+        (
+            len(config.realm.genesis_policy.keys) == 1,
+            'replication "local" serves a realm of one replica; this realm has more',
+        ),
+    )
+    for holds, rule in rules:
+        if not holds:
+            raise ConfigError(f"{config.path}: {rule}")
+    for name in Listen.__struct_fields__:
+        address = getattr(config.listen, name)
+        if address:
+            split_address(address, f"{config.path}: listen.{name}")
+    for method in config.registration.client_certificate:
+        unknown = sorted(set(method.domains) - set(config.realm.domains))
+        if unknown or not method.domains:
+            what = (
+                f"names {', '.join(unknown)}, which the realm does not serve"
+                if unknown
+                else "names no domain"
+            )
+            raise ConfigError(f"{config.path}: registration.client_certificate {what}")
+
+
+def check_split_view(config: Config) -> None:
+    """Refuse a realm whose clients could be shown two histories, unless the configuration allows it.
+
+    Raises ConfigError when two sets of signers that share no verifier both satisfy the realm's verification
+    policy.
+    """
+    realm = config.realm
+    if config.allow_split_view or not policy.can_split(
+        realm.verification_policy.quorum, set(realm.genesis_policy.keys)
+    ):
+        return
+    raise ConfigError(
+        "two sets of signers that share no verifier satisfy the realm's verification policy, so two clients "
+        f"could be shown different keys and neither would notice. The realm lists {len(realm.verifiers)} "
+        "verifiers; the policy must need a majority of at least one. Run `keyserver realm add-verifier`, or, "
+        "knowing this, serve with --allow-split-view"
+    )
+
+
+def check_files(config: Config) -> None:
+    """That every file the configuration names is there and every secret is private. Raises ConfigError."""
+    for secret in (config.head_key, config.vrf_key, config.tls.key):
+        check_private(secret)
+    read_file(config.tls.certificate, CONFIG_BYTES, "TLS certificate")
+    config.verifier_certificates()
+    for method in config.registration.client_certificate:
+        read_file(method.ca, CONFIG_BYTES, "certificate authority")
+    if not config.sign_once_register.is_file():
+        raise ConfigError(
+            f"the sign-once register {config.sign_once_register} is missing. If this replica has ever "
+            "signed, it must not sign under this key again: give it a new key"
+        )
+
+
+def split_address(address: str, what: str) -> tuple[str, int]:
+    """Host and port of "host:port"; IPv6 hosts stand in brackets, which the result leaves out.
+
+    Raises ConfigError.
+    """
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ConfigError(f"{what}: {address!r} is not host:port")
+    if ":" in host and not bracketed:
+        raise ConfigError(f"{what}: an IPv6 address stands in brackets, as in [::1]:4625")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The configuration as it takes effect, paths absolute, for `serve --check`. Holds no secret."""
+    return {
+        "schema": "e2eks.config/1",
+        "file": str(config.path),
+        "realm": config.realm.name,
+        "realm_file": str(config.realm_file),
+        "replica": config.replica_name,
+        "data": str(config.data),
+        "replication": config.replication,
+        "keys": {
+            "head": str(config.head_key),
+            "vrf": str(config.vrf_key),
+            "sign_once_register": str(config.sign_once_register),
+        },
+        "listen": msgspec.structs.asdict(config.listen),
+        "tls": {
+            "certificate": str(config.tls.certificate),
+            "key": str(config.tls.key),
+            "verifier_certificates": str(config.tls.verifier_certificates),
+        },
+        "epochs": msgspec.structs.asdict(config.epochs),
+        "registration": {
+            "insecure_skip_registration_proof": config.registration.insecure_skip_registration_proof,
+            "client_certificate": [
+                {"domains": list(method.domains), "ca": str(method.ca)}
+                for method in config.registration.client_certificate
+            ],
+        },
+        "update_timeout_ms": config.update_timeout_ms,
+        "allow_split_view": config.allow_split_view,
+    }

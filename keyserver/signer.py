@@ -1,0 +1,141 @@
+"""The only holder of a replica's secrets: its head key and the realm's VRF key. Nothing here shows or logs
+them.
+
+Every signature has one purpose, and the signer builds what is signed itself: envelopes, heads, endorsements.
+A head is signed only through the sign-once register. Without a usable register the signer is in quarantine:
+it still evaluates the VRF, so the replica can answer lookups, but signs nothing until the replica has a new
+key.
+"""
+
+from __future__ import annotations
+
+from keyserver.config import Config
+from keyserver.files import ConfigError, read_secret
+from keyserver.machine import commands
+from verifier import encoding, epoch, realm
+from verifier.crypto import hashing, signatures, vrf
+from verifier.errors import E2eksError
+from verifier.signonce import RegisterCorrupt, RegisterMissing, Row, SignOnceRegister
+from verifier.types import Realm
+
+
+class Quarantined(E2eksError):
+    """This replica must not sign; the text says why."""
+
+
+class WillNotSign(E2eksError):
+    """What was given is not what this key signs."""
+
+
+class Signer:
+    """Signs for one replica of one realm. `register` None means quarantine. Any thread may call it."""
+
+    def __init__(
+        self,
+        realm: Realm,
+        seed: bytes,
+        vrf_seed: bytes,
+        register: SignOnceRegister | None,
+        why: str = "this replica has no sign-once register",
+    ) -> None:
+        """`seed` of the head key, `vrf_seed` of the realm's VRF key, 32 bytes each. Raises ValueError if not.
+
+        `why` there is no register is what `quarantined` then says.
+        """
+        self._realm = realm
+        self._key = signatures.SigningKey(seed)
+        self._vrf = vrf.VrfKey(vrf_seed)
+        self._register = register
+        self._quarantined = "" if register else why
+        self.public_key = self._key.public_key
+        self.key_id = hashing.key_id(self.public_key)
+        self.vrf_public_key = self._vrf.public_key
+
+    @property
+    def quarantined(self) -> str:
+        """Why this signer signs nothing, or ""."""
+        return self._quarantined
+
+    def quarantine(self, why: str) -> None:
+        """Sign nothing from now on."""
+        self._quarantined = self._quarantined or why
+
+    def newest_signed(self) -> Row | None:
+        """The row of the largest epoch this replica has signed, as its register knows it."""
+        return self._register.newest() if self._register else None
+
+    def sign_envelope(self, envelope: bytes) -> bytes:
+        """The signature (64 bytes) over the exact bytes of an Envelope. Raises Quarantined."""
+        return self._sign(commands.envelope_message(self._realm.hash, envelope))
+
+    def sign_head(self, head: bytes, *, log_index: int, digest: bytes) -> bytes:
+        """The one signature (64 bytes) of this replica on the epoch of `head`, exact bytes of an EpochHead.
+
+        `log_index` and `digest` say where the machine stood; they are kept beside it. The same head gives the
+        same bytes again. Raises Quarantined, WillNotSign for a head of another realm, AlreadySigned,
+        BelowFloor, StorageError, Malformed.
+        """
+        if self._register is None or self._quarantined:
+            raise Quarantined(self._quarantined)
+        parsed = encoding.decode_head(head)
+        if (parsed.realm, parsed.realm_hash) != (self._realm.name, self._realm.hash):
+            raise WillNotSign("the head is of another realm")
+        message = epoch.replica_message(head, parsed.issue_time_ms)
+
+        def make() -> Row:
+            made = self._key.sign(message)
+            return Row(parsed.epoch, parsed.hash, parsed.issue_time_ms, log_index, digest, made)
+
+        signature = self._register.sign_once(parsed.epoch, parsed.hash, make).signature
+        if not signatures.verify(self.public_key, message, signature):
+            raise RegisterCorrupt(f"the signature kept for epoch {parsed.epoch} does not verify")
+        return signature
+
+    def endorse(
+        self, *, private_hash: bytes, index: bytes, entry_hash: bytes, proof_id: bytes, not_after_ms: int
+    ) -> commands.Endorsement:
+        """This replica's word that it verified the proof with id `proof_id` itself. Raises Quarantined."""
+        message = commands.endorsement_message(
+            self._realm.hash, private_hash, index, entry_hash, proof_id, not_after_ms
+        )
+        return commands.Endorsement(self.key_id, not_after_ms, self._sign(message))
+
+    def vrf_prove(self, user_id: str) -> tuple[bytes, bytes]:
+        """Index (32 bytes) and VRF proof (80 bytes) of a user id that passed `realm.check_user_id`."""
+        proof = vrf.prove(self._vrf, realm.user_id_alpha(self._realm.name, user_id))
+        return vrf.index(vrf.proof_to_hash(proof)), proof
+
+    def close(self) -> None:
+        """Give the register free."""
+        if self._register is not None:
+            self._register.close()
+
+    def _sign(self, message: bytes) -> bytes:
+        if self._quarantined:
+            raise Quarantined(self._quarantined)
+        return self._key.sign(message)
+
+    def __repr__(self) -> str:
+        return f"Signer(key_id={self.key_id.hex()})"
+
+
+def load_signer(config: Config) -> Signer:
+    """The signer of a configured replica; in quarantine if its register is missing.
+
+    Raises ConfigError for secrets that are missing, not private or not this realm's, StorageError for a
+    register that is damaged or in use.
+    """
+    seed, vrf_seed = read_secret(config.head_key), read_secret(config.vrf_key)
+    if vrf.VrfKey(vrf_seed).public_key != config.realm.vrf_public_key:
+        raise ConfigError(
+            f"{config.vrf_key} is not the VRF key of realm {config.realm.name}. Give it the realm's key"
+        )
+    key_id = hashing.key_id(signatures.public_key(seed))
+    if key_id not in config.realm.genesis_policy.keys:
+        raise ConfigError(f"{config.head_key} is not the key of a replica of realm {config.realm.name}")
+    try:
+        return Signer(
+            config.realm, seed, vrf_seed, SignOnceRegister.open(config.sign_once_register, key_id=key_id)
+        )
+    except RegisterMissing as error:
+        return Signer(config.realm, seed, vrf_seed, None, why=str(error))
