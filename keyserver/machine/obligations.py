@@ -1,0 +1,127 @@
+"""What this replica owes, derived from its rows at any time, start-up included: a crash loses no duty.
+
+Pure in (rows, facts). The proposer compares the answer with what is under way; when to try again is its
+business.
+"""
+
+from dataclasses import dataclass
+
+from keyserver.machine import views
+from keyserver.machine.codes import Halt
+from keyserver.machine.rows import known_head_row, policy_of_epoch
+from keyserver.machine.state import Machine, ReplicaState
+from keyserver.machine.tables import Tables
+from keyserver.machine.turn import log_time
+from kv.interface import Reader, StorageError
+from kv.keys import u64
+from verifier import limits
+from verifier.crypto import hashing
+
+# A head older than this is outside any client's freshness; signing it late helps nobody, and looking for it
+# costs.
+LATE_SIGNATURES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rows cannot know. `now_ms` is this replica's clock, `admit` the verifiers' keys of its realm
+    file.
+    """
+
+    now_ms: int
+    replica: bytes  # key id
+    leader: bool
+    max_epoch_interval_ms: int
+    admit: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OweSignature:
+    """This replica's signature on a head. `log_index` is the delimiter's, `digest` the one the head
+    carries.
+    """
+
+    epoch: int
+    head: bytes
+    issue_time_ms: int
+    log_index: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OweDelimiter:
+    """An epoch is due and this replica likely leads; propose with a fresh clock reading, this one or a
+    later.
+    """
+
+    epoch: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OweTick:
+    """An epoch is due and the log's time lags behind this replica's clock: sign the time into the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class OweAdmission:
+    """This replica's approval of a verifier its realm file names."""
+
+    public_key: bytes
+
+
+Obligation = OweSignature | OweDelimiter | OweTick | OweAdmission
+
+
+def wanted(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) -> tuple[Obligation, ...]:
+    """Everything owed now; oldest signature first. Raises Halt."""
+    try:
+        signatures = _signatures(reader, machine, state, facts.replica)
+        admissions = _admissions(reader, state, facts)
+        return (*signatures, *_epoch(reader, state, facts), *admissions)
+    except StorageError as error:
+        raise Halt(f"storage failed: {error}") from error
+
+
+def _signatures(reader: Reader, machine: Machine, state: ReplicaState, replica: bytes) -> list[OweSignature]:
+    """One for each recent head of this replica's key that has no signature by it, late ones too."""
+    owed = []
+    for epoch in range(max(1, state.epoch - LATE_SIGNATURES + 1), state.epoch + 1):
+        if reader.get(Tables.REPLICA_SIGNATURES.key(u64(epoch), replica)) is not None:
+            continue
+        if replica in policy_of_epoch(reader, machine.realm.genesis_policy, epoch).keys:
+            row = known_head_row(reader, epoch)
+            head = views.head_at(reader, epoch)
+            owed.append(OweSignature(epoch, row.head, head.issue_time_ms, row.log_index, head.state_digest))
+    return owed
+
+
+def _epoch(reader: Reader, state: ReplicaState, facts: Facts) -> list[Obligation]:
+    if facts.replica not in state.policy.keys or not is_due(state, facts):
+        return []
+    if facts.leader:  # its delimiter's envelope carries its clock
+        return [OweDelimiter(state.epoch + 1, facts.now_ms)]
+    ahead_ms = facts.now_ms - log_time(reader, state.policy)
+    return [OweTick()] if ahead_ms > limits.TICK_AHEAD_MS else []
+
+
+def is_due(state: ReplicaState, facts: Facts) -> bool:
+    """Whether the next epoch may and should begin: no head awaits its majority, and there is a reason."""
+    since_ms = facts.now_ms - state.issue_time_ms
+    if not state.is_signed or since_ms < max(state.min_epoch_interval_ms, 1):
+        return False
+    return state.pending_updates > 0 or since_ms >= facts.max_epoch_interval_ms
+
+
+def _admissions(reader: Reader, state: ReplicaState, facts: Facts) -> list[Obligation]:
+    if not facts.admit or facts.replica not in state.policy.keys:
+        return []
+    known = views.verifiers(reader)
+    listed = sum(row.listed for row in known.values())
+    owed: list[Obligation] = []
+    for public_key in facts.admit:
+        row = known.get(hashing.key_id(public_key))
+        done = row is not None and (row.listed or facts.replica in row.approvals)
+        if not done and listed + len(owed) < limits.VERIFIERS:
+            owed.append(OweAdmission(public_key))
+    return owed

@@ -1,0 +1,184 @@
+"""Apply one committed log entry. No clock, no randomness, no secrets, no IO.
+
+Three outcomes (design section 3): Applied, with a verdict on each command; Reject, the whole entry refused,
+the same on every replica and never an exception; Halt, raised, when the environment failed. Commands of one
+entry are applied in order, each upon what the former wrote; a refused command writes nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from keyserver.machine import commands, digest, epochs, ratifications, updates
+from keyserver.machine.codes import Code, Halt, invariant
+from keyserver.machine.commands import Command, Delimiter, LogEntry
+from keyserver.machine.notices import CommandDecided, Notice
+from keyserver.machine.state import Machine, Position, ReplicaState, encode_position, encode_state
+from keyserver.machine.tables import Tables
+from keyserver.machine.turn import Answer, Done, Refusal, Turn, log_time, raise_clock
+from kv.interface import Reader, StorageError
+from kv.overlay import Overlay
+from kv.tables import Kind
+from verifier import limits
+from verifier.crypto import signatures
+from verifier.errors import Malformed
+
+Writes = Mapping[bytes, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the entry changes. `writes` are replicated rows, and enter the digest; the others do not."""
+
+    state: ReplicaState
+    writes: Writes
+    private_writes: Writes
+    local_writes: Writes
+    notices: tuple[Notice, ...]
+    verdicts: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The entry changes nothing but the position."""
+
+    code: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What to persist in one batch, and to announce AFTER it. `verdicts`: one for each command, or the
+    entry's.
+    """
+
+    state: ReplicaState
+    position: Position
+    writes: Writes
+    notices: tuple[Notice, ...] = ()
+    verdicts: tuple[Code, ...] = ()
+    refused: bool = field(default=False)
+
+
+def apply(
+    reader: Reader,
+    machine: Machine,
+    state: ReplicaState,
+    position: Position,
+    payload: bytes,
+    *,
+    index: int | None = None,
+) -> Outcome:
+    """Apply the entry after `position`; `index`, where the caller knows it, must be that. Raises Halt.
+
+    `reader` shows every row written up to `position`, those of the same batch included.
+    """
+    after = position.index + 1
+    invariant(index is None or index == after, f"entry {index} does not follow entry {position.index}")
+    outcome = step(reader, machine, state, position, payload)
+    public = commands.public_part(payload)
+    if isinstance(outcome, Reject):
+        reached = _position(position, public, digest.refused_verdict(outcome.code), {})
+        writes: Writes = {Tables.APPLIED.key(): encode_position(reached)}
+        return Outcome(state, reached, writes, verdicts=(outcome.code,), refused=True)
+    verdicts = digest.applied_verdicts(outcome.verdicts)
+    reached = _position(position, public, verdicts, outcome.writes)
+    writes = {
+        **outcome.writes,
+        **outcome.private_writes,
+        **outcome.local_writes,
+        Tables.APPLIED.key(): encode_position(reached),
+    }
+    return Outcome(outcome.state, reached, writes, outcome.notices, outcome.verdicts)
+
+
+def _position(before: Position, public: bytes, verdicts: bytes, writes: Writes) -> Position:
+    index = before.index + 1
+    return Position(index, digest.next_digest(before.digest, index, public, verdicts, writes))
+
+
+def step(
+    reader: Reader, machine: Machine, state: ReplicaState, position: Position, payload: bytes
+) -> Applied | Reject:
+    """The three outcomes of one committed payload, which may be any bytes. Raises Halt."""
+    try:
+        entry = commands.decode_log_entry(payload)
+    except Malformed:
+        return Reject(Code.BAD_ENVELOPE)
+    refused = _refuse_entry(machine, state, entry)
+    if refused is not None:
+        return Reject(refused)
+    try:
+        return _apply_commands(Overlay(reader), machine, state, position, entry)
+    except StorageError as error:
+        raise Halt(f"storage failed at log index {position.index + 1}: {error}") from error
+
+
+def _refuse_entry(machine: Machine, state: ReplicaState, entry: LogEntry) -> Code | None:
+    envelope = entry.envelope
+    if envelope.rules != limits.RULES:
+        return Code.WRONG_RULES
+    public_key = state.policy.keys.get(envelope.replica)
+    if public_key is None:
+        return Code.UNKNOWN_REPLICA
+    message = commands.envelope_message(machine.realm.hash, envelope.encoded)
+    if not signatures.verify(public_key, message, entry.signature):
+        return Code.BAD_SIGNATURE
+    if len(envelope.commands) > 1 and any(isinstance(command, Delimiter) for command in envelope.commands):
+        return Code.DELIMITER_NOT_ALONE
+    return None
+
+
+def _apply_commands(
+    rows: Overlay, machine: Machine, state: ReplicaState, position: Position, entry: LogEntry
+) -> Applied:
+    envelope = entry.envelope
+    raise_clock(rows, envelope.replica, envelope.time_ms)
+    now_ms = log_time(rows, state.policy)
+    notices: list[Notice] = []
+    verdicts: list[Code] = []
+    for number, command in enumerate(envelope.commands):
+        own = Overlay(rows)
+        part = entry.private_parts[number]
+        answer = _decide(Turn(machine, state, own, envelope.replica, now_ms, position, part), command)
+        if isinstance(answer, Done):
+            own.merge_into_parent()
+            state = answer.state
+        code, epoch, announced = _verdict(answer)
+        verdicts.append(code)
+        notices += (*announced, CommandDecided(envelope.command_ids[number], code, epoch))
+    rows.put(Tables.STATE.key(), encode_state(state))
+    kinds = {kind: Tables.only(kind, rows.writes) for kind in Kind}
+    return Applied(
+        state=state,
+        writes=kinds[Kind.REPLICATED],
+        private_writes=kinds[Kind.PRIVATE],
+        local_writes=kinds[Kind.LOCAL],
+        notices=tuple(notices),
+        verdicts=tuple(verdicts),
+    )
+
+
+def _verdict(answer: Answer) -> tuple[Code, int, tuple[Notice, ...]]:
+    match answer:
+        case Done(_, notices, epoch):
+            return Code.APPLIED, epoch, notices
+        case Refusal(code, notices):
+            return code, 0, notices
+        case _:
+            return answer, 0, ()
+
+
+# Handlers take (Turn, their command); the table is what connects the two types, hence Any.
+_HANDLERS: Final[Mapping[type[Command], Callable[[Turn, Any], Answer]]] = {
+    commands.SubmitUpdate: updates.submit_update,
+    commands.Delimiter: epochs.delimiter,
+    commands.SignHead: epochs.sign_head,
+    commands.AddRatification: ratifications.add_ratification,
+    commands.AdmitVerifier: ratifications.admit_verifier,
+    commands.Tick: lambda turn, _: Done(turn.state),
+    commands.Unreadable: lambda _, command: command.code,
+}
+
+
+def _decide(turn: Turn, command: Command) -> Answer:
+    return _HANDLERS[type(command)](turn, command)
