@@ -1,1 +1,1 @@
-"""One order, agreed. Payloads are opaque bytes."""
+"""One order of opaque payloads, agreed and durable."""

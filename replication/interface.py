@@ -1,0 +1,74 @@
+"""What a replicated log promises: every replica sees the same payloads in the same order.
+
+Guarantees
+* Order: committed entries are numbered 1, 2, 3 … without gaps, equal on all replicas and for ever.
+* Durability: what committed() has handed out is still there after any crash, and is handed out again to
+  whoever starts from an earlier index.
+* A propose() that returns has handed its payload to the log durably. One that raises or is cancelled may
+  still be committed, once: proposers repeat themselves with payloads that may safely be committed twice.
+* Storage: any failed read or write raises StorageError, from then on out of every call. The process must
+  halt (see kv.interface).
+
+Not guaranteed: that a returned payload is committed (its leader may be lost), when, or in which order
+relative to proposals that were under way at the same time. leader_hint() is only a hint.
+
+An engine is constructed with `public_part`, a total function from a payload to the part of it that decides.
+Its hash chain is over public parts alone, so that private parts can be blanked later.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from replication.types import LogEntry, LogStatus
+
+
+class ReplicatedLog(Protocol):
+    """One replica's end of the log. All async methods run under trio, from the thread that started it."""
+
+    async def start(self, lo: int) -> None:
+        """Begin; committed() will start at index `lo` >= 1. Called once.
+
+        Raises StorageError when the log ends before lo - 1: entries that were applied have been lost;
+        LogNotRunning the second time, ValueError for lo < 1.
+        """
+        ...
+
+    async def propose(self, payload: bytes) -> None:
+        """Ask for `payload` to be committed; return when it is accepted durably.
+
+        Raises PayloadTooLarge, LogOverloaded, LogNotRunning, StorageError.
+        """
+        ...
+
+    def committed(self) -> AsyncIterator[tuple[LogEntry, ...]]:
+        """Return an iterator over non-empty runs of consecutive entries, from `lo` of start() on, for ever.
+
+        A run has at most RUN_ENTRIES_MAX entries and RUN_BYTES_MAX bytes (or one entry). Each iterator goes
+        its own way; a cancelled wait loses nothing, iterate again. It ends when the log is stopped, perhaps
+        before the newest entries. Raises LogNotRunning before start(), StorageError.
+        """
+        ...
+
+    def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
+        """Return committed entries lo <= index < hi, from lo on, with payloads of max_bytes in sum.
+
+        At least one entry is returned if there is any, whatever its size; entries not yet committed are
+        left out. Blocks on the disk; may be called from any thread. Raises ValueError for lo < 1,
+        StorageError.
+        """
+        ...
+
+    def leader_hint(self) -> bool:
+        """Tell whether this replica is probably the one whose proposals are committed fastest."""
+        ...
+
+    def status(self) -> LogStatus:
+        """Return how the log stands. Never raises."""
+        ...
+
+    async def stop(self) -> None:
+        """End: running proposals return or raise LogNotRunning, iterators end, the storage is closed.
+
+        Idempotent. The log cannot be started again; open a new one on the same storage.
+        """
+        ...

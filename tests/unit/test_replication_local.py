@@ -1,0 +1,375 @@
+"""The local log: shared syncs, the chain, erasure, and what a failing disk does to it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import replication.local
+from kv.interface import StorageError, StorageInUse, Store
+from kv.leveldb import LevelDBStore
+from kv.memory import MemoryDisk, MemoryStore
+from kv.testing import Fault, FaultyStore
+from kv.tracing import TracingStore
+from replication.chain import FIRST_LINK, next_link
+from replication.local import LocalLog, open_local_log
+from replication.rows import TAIL_CHECKED, entry_key
+from replication.testing import LETTERS, NO_LIMIT, numbered, propose_all, public_half, take
+from replication.types import LogEntry, LogNotRunning, LogOverloaded, PayloadTooLarge, PublicPartChanged
+
+
+@asynccontextmanager
+async def running(store: Store, lo: int = 1) -> AsyncIterator[LocalLog]:
+    log = LocalLog(store, public_half)
+    try:
+        await log.start(lo)
+        yield log
+    finally:
+        await log.stop()
+
+
+async def filled(payloads: list[bytes]) -> MemoryDisk:
+    disk = MemoryDisk()
+    async with running(MemoryStore(disk)) as log, trio.open_nursery() as nursery:
+        for payload in payloads:
+            nursery.start_soon(log.propose, payload)
+            await trio.testing.wait_all_tasks_blocked()
+    return disk
+
+
+def change(disk: MemoryDisk, rows: dict[bytes, bytes | None]) -> None:
+    disk.view = disk.view.changed(rows)
+
+
+def stored(disk: MemoryDisk, index: int) -> bytes:
+    row = disk.view.get(entry_key(index))
+    assert row is not None
+    return row
+
+
+# Shared syncs
+
+
+async def test_many_proposers_share_a_sync() -> None:
+    store = TracingStore(MemoryStore())
+    async with running(store) as log:
+        store.batches.clear()
+        async with trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(log.propose, b"%d" % number)
+        assert len(store.batches) <= 3
+        assert sum(len(batch) for batch in store.batches) == 1000
+        assert log.status().committed_index == 1000
+
+
+async def test_nothing_is_handed_out_or_acknowledged_before_it_is_stored() -> None:
+    store = TracingStore(MemoryStore())
+    async with running(store) as log:
+        runs = log.committed()
+        for number in range(20):
+            await log.propose(b"%d" % number)
+            assert entry_key(number + 1) in store.batches[-1]
+            assert await anext(runs) == (LogEntry(number + 1, b"%d" % number),)
+
+
+async def test_a_flood_of_proposals_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication.local, "WAITING_BYTES_MAX", 100)
+    refused: list[int] = []
+
+    async def propose(log: LocalLog, number: int) -> None:
+        try:
+            await log.propose(b"x" * 10)
+        except LogOverloaded:
+            refused.append(number)
+
+    async with running(MemoryStore()) as log:
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(propose, log, number)
+        assert len(refused) == 20
+        await log.propose(b"x" * 100)
+        assert log.status().committed_index == 11
+
+
+async def test_a_payload_without_public_part_harms_only_its_proposer() -> None:
+    def strict(payload: bytes) -> bytes:
+        return payload[: payload.index(b"|")]
+
+    log = LocalLog(MemoryStore(), strict)
+    await log.start(1)
+    with pytest.raises(ValueError):
+        await log.propose(b"no separator")
+    await propose_all(log, [b"a|b"])
+    assert await take(log, 1) == numbered([b"a|b"])
+    await log.stop()
+
+
+# The chain
+
+
+async def test_the_chain_is_over_public_parts() -> None:
+    disk = await filled([b"a|1", b"b|2"])
+    link = FIRST_LINK
+    for index, public in ((1, b"a"), (2, b"b")):
+        link = next_link(link, index, public)
+        assert stored(disk, index)[:32] == link
+
+
+def test_a_link_is_a_tagged_hash() -> None:
+    """A vector, so that the chain of released logs cannot change unnoticed."""
+    assert next_link(FIRST_LINK, 1, b"public").hex() == (
+        "c1ed72f890a811d01a2a11851c82c1570cd09e4e43385a4f3035ff279bdefb4e"
+    )
+    assert next_link(FIRST_LINK, 1, b"public") != next_link(FIRST_LINK, 2, b"public")
+
+
+async def test_a_changed_public_part_at_the_end_is_refused_at_opening() -> None:
+    disk = await filled(LETTERS)
+    change(disk, {entry_key(12): stored(disk, 12)[:32] + b"other"})
+    with pytest.raises(StorageError, match="entry 12"):
+        LocalLog(MemoryStore(disk), public_half)
+
+
+async def test_a_changed_private_part_fits_the_chain() -> None:
+    disk = await filled([b"a|1", b"b|2", b"c|3"])
+    change(disk, {entry_key(2): stored(disk, 2)[:32] + b"b|"})
+    async with running(MemoryStore(disk)) as log:
+        log.verify_chain(1, 4)
+        assert [entry.payload for entry in await take(log, 3)] == [b"a|1", b"b|", b"c|3"]
+
+
+async def test_damage_far_from_the_end_is_found_by_checking_the_chain() -> None:
+    count = TAIL_CHECKED + 50
+    disk = await filled([b"%d" % number for number in range(count)])
+    change(disk, {entry_key(30): stored(disk, 30)[:32] + b"other"})
+    async with running(MemoryStore(disk)) as log:
+        log.verify_chain(1, 30)
+        log.verify_chain(31, count + 1)
+        with pytest.raises(StorageError, match="entry 30"):
+            log.verify_chain(1, count + 1)
+        with pytest.raises(ValueError):
+            log.verify_chain(0, 3)
+
+
+@pytest.mark.parametrize("lost", [1, 12])
+async def test_a_lost_entry_is_refused_at_opening(lost: int) -> None:
+    disk = await filled(LETTERS)
+    change(disk, {entry_key(lost): None})
+    with pytest.raises(StorageError, match=f"entry {lost}"):
+        LocalLog(MemoryStore(disk), public_half)
+
+
+async def test_a_lost_entry_in_the_middle_halts_whoever_reads_it() -> None:
+    disk = await filled([b"%d" % number for number in range(TAIL_CHECKED + 50)])
+    change(disk, {entry_key(7): None})
+    async with running(MemoryStore(disk)) as log:
+        with pytest.raises(StorageError, match="entry 7"):
+            log.read(5, 9, NO_LIMIT)
+        with pytest.raises(StorageError, match="entry 7"):
+            await take(log, 20)
+        with pytest.raises(StorageError):
+            await log.propose(b"late")
+
+
+async def test_a_lost_end_is_refused_when_entries_were_applied() -> None:
+    disk = await filled(LETTERS)
+    change(disk, {entry_key(13): None, entry_key(12): None})
+    log = LocalLog(MemoryStore(disk), public_half)
+    with pytest.raises(StorageError, match="ends at 11"):
+        await log.start(14)
+    await log.stop()
+
+
+@pytest.mark.parametrize("rows", [{b"x": b"y"}, {b"f": b"another format"}, {entry_key(1): b"x" * 40}])
+def test_a_store_of_something_else_is_refused(rows: dict[bytes, bytes | None]) -> None:
+    store = MemoryStore()
+    store.write(rows)
+    with pytest.raises(StorageError):
+        LocalLog(store, public_half)
+
+
+async def test_a_row_that_is_no_entry_is_refused() -> None:
+    disk = await filled(LETTERS)
+    change(disk, {entry_key(13) + b"x": b"y"})
+    with pytest.raises(StorageError):
+        LocalLog(MemoryStore(disk), public_half)
+
+
+# Erasure
+
+
+async def test_a_private_part_can_be_blanked_for_good() -> None:
+    disk = await filled([b"a|alice", b"b|bob", b"c|carol"])
+    async with running(MemoryStore(disk)) as log:
+        await log.rewrite_private(2, b"b|")
+        assert log.read(2, 3, NO_LIMIT) == (LogEntry(2, b"b|"),)
+        await log.propose(b"d|dave")
+        log.verify_chain(1, 5)
+    async with running(MemoryStore(disk)) as log:
+        assert [entry.payload for entry in await take(log, 4)] == [b"a|alice", b"b|", b"c|carol", b"d|dave"]
+
+
+async def test_a_blanked_entry_is_not_remembered() -> None:
+    async with running(MemoryStore()) as log:
+        await log.propose(b"a|alice")
+        await log.rewrite_private(1, b"a|")
+        assert await take(log, 1) == numbered([b"a|"])
+
+
+async def test_a_public_part_cannot_be_replaced() -> None:
+    async with running(MemoryStore()) as log:
+        await propose_all(log, [b"a|alice"])
+        with pytest.raises(PublicPartChanged):
+            await log.rewrite_private(1, b"b|alice")
+        with pytest.raises(PayloadTooLarge):
+            await log.rewrite_private(1, b"a|" + b"x" * 2**20)
+        for index in (0, 2):
+            with pytest.raises(ValueError):
+                await log.rewrite_private(index, b"a|")
+        assert await take(log, 1) == numbered([b"a|alice"])
+        await log.propose(b"b|bob")
+        assert log.leader_hint()
+
+
+async def test_blanking_and_proposing_take_turns() -> None:
+    async with running(MemoryStore()) as log:
+        await propose_all(log, [b"%d|x" % number for number in range(50)])
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(log.rewrite_private, number + 1, b"%d|" % number)
+                nursery.start_soon(log.propose, b"later %d|" % number)
+        log.verify_chain(1, 101)
+        assert [entry.payload for entry in log.read(1, 51, NO_LIMIT)] == [
+            b"%d|" % number for number in range(50)
+        ]
+        assert log.status().committed_index == 100
+
+
+# A failing disk
+
+
+@pytest.mark.parametrize(
+    ("fault", "survives"), [(Fault.WRITE_ERROR_AND_APPLIED, True), (Fault.WRITE_ERROR_AND_NOT_APPLIED, False)]
+)
+async def test_a_failed_write_halts_everybody(fault: Fault, survives: bool) -> None:
+    disk = MemoryDisk()
+    halted: list[str] = []
+
+    async def propose(log: LocalLog, payload: bytes) -> None:
+        try:
+            await log.propose(payload)
+        except StorageError:
+            halted.append("propose")
+
+    async def follow(log: LocalLog) -> None:
+        try:
+            async for _ in log.committed():
+                pass
+        except StorageError:
+            halted.append("committed")
+
+    async with running(FaultyStore(MemoryStore(disk), fault, after=2)) as log:
+        await log.propose(b"before")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow, log)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(5):
+                nursery.start_soon(propose, log, b"%d" % number)
+        assert sorted(halted) == ["committed"] + ["propose"] * 5
+        assert not log.leader_hint()
+        assert not log.status().running
+        with pytest.raises(StorageError):
+            log.read(1, 2, NO_LIMIT)
+        with pytest.raises(StorageError):
+            await log.rewrite_private(1, b"before|")
+    async with running(MemoryStore(disk)) as log:
+        entries = await take(log, 1)
+        assert entries[0] == LogEntry(1, b"before")
+        assert (len(entries) > 1) is survives
+        assert log.status().committed_index == len(entries)
+
+
+async def test_a_failed_read_halts_everybody() -> None:
+    disk = await filled(LETTERS)
+    opening = FaultyStore(MemoryStore(disk), Fault.READ_ERROR, after=10**9)
+    LocalLog(opening, public_half)
+    reads_of_opening = 10**9 - opening._remaining
+    opening.close()
+    async with running(FaultyStore(MemoryStore(disk), Fault.READ_ERROR, after=reads_of_opening)) as log:
+        with pytest.raises(StorageError):
+            await take(log, 13)
+        with pytest.raises(StorageError):
+            await log.propose(b"late")
+
+
+@pytest.mark.parametrize("after", range(5))
+async def test_a_failed_read_at_opening_is_no_empty_log(after: int) -> None:
+    disk = await filled(LETTERS)
+    store = FaultyStore(MemoryStore(disk), Fault.READ_ERROR, after=after)
+    try:
+        LocalLog(store, public_half)
+    except StorageError:
+        assert store.struck
+    else:
+        assert not store.struck
+    store.close()
+    assert len(stored(disk, 13)) == 32 + 9
+
+
+async def test_an_unexpected_error_while_writing_halts() -> None:
+    class Broken(TracingStore):
+        def write(self, puts: object) -> None:
+            if self.batches:
+                raise MemoryError
+            super().write(puts)  # type: ignore[arg-type]
+
+    async with running(Broken(MemoryStore())) as log:
+        with pytest.raises(StorageError):
+            await log.propose(b"lost")
+        with pytest.raises(StorageError):
+            await log.propose(b"late")
+
+
+# Directories
+
+
+async def test_a_log_directory_has_one_owner_and_is_given_free(tmp_path: Path) -> None:
+    log = open_local_log(tmp_path, public_half)
+    with pytest.raises(StorageInUse):
+        open_local_log(tmp_path, public_half)
+    await log.stop()
+    log = open_local_log(tmp_path, public_half)
+    await log.stop()
+
+
+async def test_a_refused_store_is_given_free(tmp_path: Path) -> None:
+    store = LevelDBStore(tmp_path)
+    store.write({b"x": b"something else"})
+    store.close()
+    with pytest.raises(StorageError):
+        open_local_log(tmp_path, public_half)
+    LevelDBStore(tmp_path).close()
+
+
+async def test_stopping_waits_for_the_write_under_way() -> None:
+    accepted: list[bytes] = []
+
+    async def propose(log: LocalLog, payload: bytes) -> None:
+        try:
+            await log.propose(payload)
+            accepted.append(payload)
+        except LogNotRunning:
+            pass
+
+    disk = MemoryDisk()
+    log = LocalLog(MemoryStore(disk), public_half)
+    await log.start(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(propose, log, b"first")
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(log.stop)
+    assert accepted in ([], [b"first"])
+    assert (disk.view.get(entry_key(1)) is not None) is bool(accepted)
