@@ -1,7 +1,8 @@
 """What every test may rely on: a repeatable source of randomness, an empty home, and no silent skips.
 
 `--seed N` repeats a run: the `rng` fixture and Hypothesis both start from it. The seed stands in the header
-of every run and beside every failure. E2EKS_SOAK multiplies what tests ask for with `count`.
+of every run and beside every failure. E2EKS_SOAK multiplies what tests ask for with `count`, and the
+examples of Hypothesis.
 E2EKS_NO_SKIP=1 turns a skipped test into a failed one.
 """
 
@@ -11,8 +12,10 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 SEEDS = 2**32
+SOAK = int(os.environ.get("E2EKS_SOAK", "1"))
 XDG_FOLDERS = {
     "XDG_CACHE_HOME": ".cache",
     "XDG_CONFIG_HOME": ".config",
@@ -34,6 +37,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.seed = random.SystemRandom().randrange(SEEDS)
     if getattr(config.option, "hypothesis_seed", None) is None:
         config.option.hypothesis_seed = str(config.option.seed)
+    if getattr(config.option, "hypothesis_profile", None) is None:
+        load_hypothesis_profile()
+
+
+def load_hypothesis_profile() -> None:
+    """One profile everywhere: left alone in a CI, Hypothesis repeats the same examples and ignores seeds."""
+    slow = [HealthCheck.too_slow]  # how slow a machine is says nothing about the code
+    settings.register_profile(
+        "house",
+        derandomize=False,
+        deadline=None,
+        print_blob=True,
+        max_examples=100 * SOAK,
+        suppress_health_check=slow,
+    )
+    settings.load_profile("house")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -81,8 +100,7 @@ def rng(seed: int, request: pytest.FixtureRequest) -> random.Random:
 @pytest.fixture
 def count() -> Callable[[int], int]:
     """How many repetitions: the number a test asks for, times E2EKS_SOAK."""
-    factor = int(os.environ.get("E2EKS_SOAK", "1"))
-    return lambda number: number * factor
+    return lambda number: number * SOAK
 
 
 @pytest.fixture

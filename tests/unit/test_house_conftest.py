@@ -74,16 +74,23 @@ def test_skips_fail_where_they_are_forbidden_and_expected_failures_do_not(suite:
     assert "3 passed, 1 xfailed, 1 error" in result.stdout
 
 
-def test_a_seed_repeats_a_run_and_is_named_beside_a_failure(suite: Path) -> None:
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_seed_repeats_a_run_here_and_in_ci(suite: Path, ci: str) -> None:
     (suite / "test_drawing.py").write_text(DRAWING)
-    first, again, other = (run(suite, "--seed", seed) for seed in ("7", "7", "8"))
+    first, again, other = (run(suite, "--seed", seed, CI=ci) for seed in ("7", "7", "8"))
     for word in ("rng", "drawn"):
         assert printed(first, word) == printed(again, word) != printed(other, word)
+
+
+def test_the_seed_is_named_beside_a_failure(suite: Path) -> None:
     (suite / "test_small.py").write_text("def test_fails(): assert False\n")
     failed = run(suite)
     (header,) = [line for line in failed.stdout.splitlines() if line.startswith("seed: ")]
     assert f"--seed {header.split()[1]}" in failed.stdout.split("FAILURES")[1]
 
 
-def test_soaking_multiplies_counts(suite: Path) -> None:
-    assert printed(run(suite, "test_small.py::test_count", E2EKS_SOAK="20"), "count") == ["count 60"]
+def test_soaking_multiplies_counts_and_examples(suite: Path) -> None:
+    (suite / "test_drawing.py").write_text(DRAWING)
+    result = run(suite, E2EKS_SOAK="20")
+    assert printed(result, "count") == ["count 60"]
+    assert len(printed(result, "drawn")) == 2000
