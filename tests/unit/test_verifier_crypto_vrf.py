@@ -124,7 +124,7 @@ def test_a_key_or_gamma_with_torsion_is_refused() -> None:
 
 @pytest.mark.parametrize("public_key", [IDENTITY, ORDER_8], ids=["identity", "order 8"])
 def test_the_forgery_that_only_key_validation_stops_is_refused(public_key: bytes) -> None:
-    """With a key of small order and c = 0 mod 8 the equations hold for Gamma = identity, whatever the input."""
+    """With a key of small order and c = 0 mod 8 the equations hold for Gamma = identity, for any input."""
     hashed = vrf._encode_to_curve(public_key, ALPHA)
     for number in range(1, 1000):
         k = number.to_bytes(32, "little")

@@ -1,0 +1,156 @@
+"""Pages: how the nodes of the prefix tree lie in rows. No hashing here, and no walking.
+
+A page holds the nodes of one subtree between two cuts of the depth, as a heap: slot 1 is the subtree's root,
+the children of slot s are 2s and 2s + 1, the slots of the last level are the bottom. Its row:
+
+    key    prefix ‖ u8 depth ‖ the first `depth` bits of the path, zero padded ‖ u64be version
+    value  u8 format ‖ one kind byte for each slot from 1 ‖ hashes of the present slots from 2
+           ‖ index ‖ entry hash of each leaf ‖ u64be versions of the child pages; each in slot order
+
+A node in a bottom slot is the root of a child page, found by the version that its parent names: the page of
+any epoch is one exact read, and no page is ever rewritten. A subtree with one leaf is a leaf in its parent's
+page, so only the page of depth 0 can have a leaf in slot 1.
+"""
+
+from itertools import compress
+from typing import Final, NamedTuple
+
+from kv.interface import StorageError
+from verifier.limits import HASH_BYTES
+
+INDEX_BITS = 8 * HASH_BYTES
+LEAF_BYTES = 2 * HASH_BYTES
+VERSION_BYTES = 8
+
+EMPTY, LEAF, NODE = range(3)  # Kinds of a slot.
+
+_FORMAT = 1  # In the place of slot 0, which a heap does not use.
+EMPTY_HASH = bytes(HASH_BYTES)
+
+
+class TreeCorrupt(StorageError):
+    """A page is missing or cannot be what was written. The process must halt."""
+
+
+class Cut(NamedTuple):
+    """The pages between two cuts."""
+
+    depth: int  # of slot 1
+    depth_byte: bytes
+    bottom: int  # the first bottom slot, 2 ** height; also what the path's bits are added to
+    slots: int  # with slot 0
+    shift: int  # an index shifted right by this ends with the bits of its bottom slot
+    path_shift: int  # an index shifted right by this is the path to slot 1 …
+    path_padding: int  # … and, shifted left by this, fills …
+    path_bytes: int  # … so many bytes
+
+
+def _cut(depth: int, height: int) -> Cut:
+    path_bytes = (depth + 7) // 8
+    return Cut(
+        depth=depth,
+        depth_byte=bytes((depth,)),
+        bottom=1 << height,
+        slots=2 << height,
+        shift=INDEX_BITS - depth - height,
+        path_shift=INDEX_BITS - depth,
+        path_padding=8 * path_bytes - depth,
+        path_bytes=path_bytes,
+    )
+
+
+# Large pages near the root, where every epoch rewrites almost all of them; small ones below, where a change
+# rewrites one path: fewer rows than even cuts, fewer bytes than deep pages. This is a format, not a knob.
+_HEIGHTS: Final = (6, 4) + 82 * (3,)
+CUTS: Final = tuple(_cut(sum(_HEIGHTS[:number]), height) for number, height in enumerate(_HEIGHTS))
+_SLOTS: Final = range(2, CUTS[0].slots)
+
+
+class Page:
+    """A page taken apart, to be changed and put together again. Slots are checked by `check_page` alone."""
+
+    __slots__ = ("cut", "hashes", "kinds", "leaves", "versions")
+
+    def __init__(self, cut: Cut, row: bytes | None = None) -> None:
+        """Take apart a checked `row` of `cut`, or make an empty page."""
+        slots, bottom = cut.slots, cut.bottom
+        self.cut = cut
+        self.hashes = [EMPTY_HASH] * slots
+        self.leaves: dict[int, bytes] = {}
+        self.versions: dict[int, int] = {}
+        if row is None:
+            self.kinds = bytearray(slots)
+            self.kinds[0] = _FORMAT
+            return
+        self.kinds = kinds = bytearray(row[:slots])
+        at = slots
+        for slot in compress(_SLOTS, kinds[2:]):
+            self.hashes[slot] = row[at : at + HASH_BYTES]
+            at += HASH_BYTES
+        slot = kinds.find(LEAF, 1)
+        while slot > 0:
+            self.leaves[slot] = row[at : at + LEAF_BYTES]
+            at += LEAF_BYTES
+            slot = kinds.find(LEAF, slot + 1)
+        slot = kinds.find(NODE, bottom)
+        while slot > 0:
+            self.versions[slot] = int.from_bytes(row[at : at + VERSION_BYTES], "big")
+            at += VERSION_BYTES
+            slot = kinds.find(NODE, slot + 1)
+
+    def encode(self) -> bytes:
+        """Return the row. The same nodes give the same bytes, in whatever order they were put in."""
+        kinds, leaves, versions = self.kinds, self.leaves, self.versions
+        parts: list[bytes | bytearray] = [kinds, *compress(self.hashes[2:], kinds[2:])]
+        parts += [leaves[slot] for slot in sorted(leaves)]
+        parts += [versions[slot].to_bytes(VERSION_BYTES, "big") for slot in sorted(versions)]
+        return b"".join(parts)
+
+
+def page_path(prefix: bytes, cut: Cut, index: int) -> bytes:
+    """Return the key, up to the version, of the pages on the path of `index` (as a number) at `cut`."""
+    path = index >> cut.path_shift << cut.path_padding
+    return prefix + cut.depth_byte + path.to_bytes(cut.path_bytes, "big")
+
+
+def page_key(path: bytes, version: int) -> bytes:
+    """Return the key of one version of the pages at `path`."""
+    return path + version.to_bytes(VERSION_BYTES, "big")
+
+
+def check_page(row: bytes | None, cut: Cut) -> bytes:
+    """Return `row` if its kinds and length are those of a page at `cut`. Raises `TreeCorrupt` otherwise."""
+    if row is None:
+        raise TreeCorrupt(f"prefix tree: a page of depth {cut.depth} is missing")
+    slots = cut.slots
+    if len(row) < slots or row[0] != _FORMAT or not row[1]:
+        raise TreeCorrupt(f"prefix tree: a page of depth {cut.depth} has another format")
+    empty, leaves, nodes = (row.count(EMPTY, 2, slots), row.count(LEAF, 1, slots), row.count(NODE, 1, slots))
+    length = slots + HASH_BYTES * (slots - 2 - empty) + LEAF_BYTES * leaves
+    length += VERSION_BYTES * row.count(NODE, cut.bottom, slots)
+    if empty + leaves + nodes != slots - 1 or len(row) != length:
+        raise TreeCorrupt(f"prefix tree: a page of depth {cut.depth} does not decode")
+    return row
+
+
+def slot_hash(row: bytes, cut: Cut, slot: int) -> bytes:
+    """Return the hash of a present slot from 2 on."""
+    at = cut.slots + HASH_BYTES * (slot - 2 - row.count(EMPTY, 2, slot))
+    return row[at : at + HASH_BYTES]
+
+
+def slot_leaf(row: bytes, cut: Cut, slot: int) -> tuple[bytes, bytes]:
+    """Return (index, entry hash) of the leaf in `slot`."""
+    at = _leaves_at(row, cut) + LEAF_BYTES * row.count(LEAF, 1, slot)
+    return row[at : at + HASH_BYTES], row[at + HASH_BYTES : at + LEAF_BYTES]
+
+
+def slot_version(row: bytes, cut: Cut, slot: int) -> int:
+    """Return the version of the child page whose root is in the bottom slot `slot`."""
+    at = _leaves_at(row, cut) + LEAF_BYTES * row.count(LEAF, 1, cut.slots)
+    at += VERSION_BYTES * row.count(NODE, cut.bottom, slot)
+    return int.from_bytes(row[at : at + VERSION_BYTES], "big")
+
+
+def _leaves_at(row: bytes, cut: Cut) -> int:
+    return cut.slots + HASH_BYTES * (cut.slots - 2 - row.count(EMPTY, 2, cut.slots))
