@@ -1,1 +1,1 @@
-"""The light verifier: asks, checks, remembers what it has seen."""
+"""The client: a library that believes no server, and the command `e2eks`."""
