@@ -40,6 +40,7 @@ class Cut(NamedTuple):
     bottom: int  # the first bottom slot, 2 ** height; also what the path's bits are added to
     slots: int  # with slot 0
     shift: int  # an index shifted right by this ends with the bits of its bottom slot
+    levels: range  # a bottom slot shifted right by these are the slots from 2 or 3 down to it
     path_shift: int  # an index shifted right by this is the path to slot 1 …
     path_padding: int  # … and, shifted left by this, fills …
     path_bytes: int  # … so many bytes
@@ -53,6 +54,7 @@ def _cut(depth: int, height: int) -> Cut:
         bottom=1 << height,
         slots=2 << height,
         shift=INDEX_BITS - depth - height,
+        levels=range(height - 1, -1, -1),
         path_shift=INDEX_BITS - depth,
         path_padding=8 * path_bytes - depth,
         path_bytes=path_bytes,
@@ -67,7 +69,7 @@ _SLOTS: Final = range(2, CUTS[0].slots)
 
 
 class Page:
-    """A page taken apart, to be changed and put together again. Slots are checked by `check_page` alone."""
+    """A page taken apart, to be changed and put together again. `view_page` has checked its row."""
 
     __slots__ = ("cut", "hashes", "kinds", "leaves", "versions")
 
@@ -118,39 +120,47 @@ def page_key(path: bytes, version: int) -> bytes:
     return path + version.to_bytes(VERSION_BYTES, "big")
 
 
-def check_page(row: bytes | None, cut: Cut) -> bytes:
-    """Return `row` if its kinds and length are those of a page at `cut`. Raises `TreeCorrupt` otherwise."""
+# A checked row, where its leaves start, where its versions start. A plain tuple: a lookup makes several.
+View = tuple[bytes, int, int]
+
+
+def view_page(row: bytes | None, cut: Cut) -> View:
+    """Return a view of `row` if its kinds and length are those of a page at `cut`.
+
+    Raises `TreeCorrupt` otherwise, and for a missing row.
+    """
     if row is None:
         raise TreeCorrupt(f"prefix tree: a page of depth {cut.depth} is missing")
     slots = cut.slots
     if len(row) < slots or row[0] != _FORMAT or not row[1]:
         raise TreeCorrupt(f"prefix tree: a page of depth {cut.depth} has another format")
-    empty, leaves, nodes = (row.count(EMPTY, 2, slots), row.count(LEAF, 1, slots), row.count(NODE, 1, slots))
-    length = slots + HASH_BYTES * (slots - 2 - empty) + LEAF_BYTES * leaves
-    length += VERSION_BYTES * row.count(NODE, cut.bottom, slots)
-    if empty + leaves + nodes != slots - 1 or len(row) != length:
+    empty = row.count(EMPTY, 2, slots)
+    leaves = row.count(LEAF, 1, slots)
+    leaves_at = slots + HASH_BYTES * (slots - 2 - empty)
+    versions_at = leaves_at + LEAF_BYTES * leaves
+    length = versions_at + VERSION_BYTES * row.count(NODE, cut.bottom, slots)
+    if len(row) != length or empty + leaves + row.count(NODE, 1, slots) != slots - 1:
         raise TreeCorrupt(f"prefix tree: a page of depth {cut.depth} does not decode")
-    return row
+    return row, leaves_at, versions_at
 
 
 def slot_hash(row: bytes, cut: Cut, slot: int) -> bytes:
-    """Return the hash of a present slot from 2 on."""
+    """Return the hash of a slot from 2 on, b"" for an empty one."""
+    if not row[slot]:
+        return b""
     at = cut.slots + HASH_BYTES * (slot - 2 - row.count(EMPTY, 2, slot))
     return row[at : at + HASH_BYTES]
 
 
-def slot_leaf(row: bytes, cut: Cut, slot: int) -> tuple[bytes, bytes]:
+def slot_leaf(view: View, slot: int) -> tuple[bytes, bytes]:
     """Return (index, entry hash) of the leaf in `slot`."""
-    at = _leaves_at(row, cut) + LEAF_BYTES * row.count(LEAF, 1, slot)
+    row, leaves_at, _ = view
+    at = leaves_at + LEAF_BYTES * row.count(LEAF, 1, slot)
     return row[at : at + HASH_BYTES], row[at + HASH_BYTES : at + LEAF_BYTES]
 
 
-def slot_version(row: bytes, cut: Cut, slot: int) -> int:
+def slot_version(view: View, cut: Cut, slot: int) -> int:
     """Return the version of the child page whose root is in the bottom slot `slot`."""
-    at = _leaves_at(row, cut) + LEAF_BYTES * row.count(LEAF, 1, cut.slots)
-    at += VERSION_BYTES * row.count(NODE, cut.bottom, slot)
+    row, _, versions_at = view
+    at = versions_at + VERSION_BYTES * row.count(NODE, cut.bottom, slot)
     return int.from_bytes(row[at : at + VERSION_BYTES], "big")
-
-
-def _leaves_at(row: bytes, cut: Cut) -> int:
-    return cut.slots + HASH_BYTES * (cut.slots - 2 - row.count(EMPTY, 2, cut.slots))

@@ -20,12 +20,13 @@ from verifier.merkle.pages import (
     Cut,
     Page,
     TreeCorrupt,
-    check_page,
+    View,
     page_key,
     page_path,
     slot_hash,
     slot_leaf,
     slot_version,
+    view_page,
 )
 from verifier.merkle.proof import EMPTY_ROOT, LEAF_TAG, PARENT_TAG, leaf_hash, parent_hash
 
@@ -67,10 +68,10 @@ class PageCache:
 
     def __init__(self, pages_max: int = 4096) -> None:
         self.pages_max: Final = pages_max
-        self._young: dict[bytes, bytes] = {}
-        self._old: dict[bytes, bytes] = {}
+        self._young: dict[bytes, View] = {}
+        self._old: dict[bytes, View] = {}
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes) -> View | None:
         """Return the page, if it is here."""
         page = self._young.get(key)
         if page is None:
@@ -79,7 +80,7 @@ class PageCache:
                 self.put(key, page)
         return page
 
-    def put(self, key: bytes, page: bytes) -> None:
+    def put(self, key: bytes, page: View) -> None:
         """Keep the page for a while: pages that nobody asked for during `pages_max` others are forgotten."""
         if len(self._young) >= self.pages_max:
             self._old, self._young = self._young, {}
@@ -128,23 +129,23 @@ def lookup(
     if not version:
         return TreePath((), None)
     for cut in CUTS:
-        row = _read(reader, prefix, cut, number, version, cache)
+        view = _read(reader, prefix, cut, number, version, cache)
+        row = view[0]
         bottom = cut.bottom | number >> cut.shift & (cut.bottom - 1)
         slot = 1
-        for below in range(cut.bottom.bit_length() - 2, -1, -1):
+        for below in cut.levels:
             if row[slot] != NODE:
                 break
             slot = bottom >> below
-            sibling = slot ^ 1
-            neighbors.append(slot_hash(row, cut, sibling) if row[sibling] else b"")
+            neighbors.append(slot_hash(row, cut, slot ^ 1))
         kind = row[slot]
         if kind == EMPTY:
             return TreePath(tuple(neighbors), None)
         if kind == LEAF:
-            leaf = slot_leaf(row, cut, slot)
+            leaf = slot_leaf(view, slot)
             _check_on_path(leaf[0], number, len(neighbors))
             return TreePath(tuple(neighbors), leaf)
-        version = _child_version(row, cut, slot, version)
+        version = _child_version(view, cut, slot, version)
     raise TreeCorrupt("prefix tree: a node below the last bit of an index")
 
 
@@ -153,10 +154,10 @@ def root(reader: Reader, prefix: bytes, root_version: int) -> bytes:
     if not root_version:
         return EMPTY_ROOT
     cut = CUTS[0]
-    row = _read(reader, prefix, cut, 0, root_version, None)
-    if row[1] == LEAF:
-        return leaf_hash(*slot_leaf(row, cut, 1))
-    left, right = (slot_hash(row, cut, slot) if row[slot] else EMPTY_ROOT for slot in (2, 3))
+    view = _read(reader, prefix, cut, 0, root_version, None)
+    if view[0][1] == LEAF:
+        return leaf_hash(*slot_leaf(view, 1))
+    left, right = (slot_hash(view[0], cut, slot) or EMPTY_ROOT for slot in (2, 3))
     return parent_hash(left, right)
 
 
@@ -201,7 +202,7 @@ class _Batch:
         """
         cut = CUTS[number]
         path = page_path(self._prefix, cut, items[0][0])
-        row = check_page(self._reader.get(page_key(path, old_version)), cut) if old_version else None
+        row = view_page(self._reader.get(page_key(path, old_version)), cut)[0] if old_version else None
         page = Page(cut, row)
         if row and row[1] == LEAF:  # The only leaf of the tree: the one hash that no row holds.
             page.hashes[1] = sha256(LEAF_TAG + page.leaves[1]).digest()
@@ -295,36 +296,37 @@ def _contents(reader: Reader, prefix: bytes, page: _ChildPage) -> Iterator[tuple
     if page.number == len(CUTS):
         raise TreeCorrupt("prefix tree: a node below the last bit of an index")
     cut = CUTS[page.number]
-    row = _read(reader, prefix, cut, page.path, page.version, None)
+    view = _read(reader, prefix, cut, page.path, page.version, None)
+    row = view[0]
     waiting = [1]
     while waiting:
         slot = waiting.pop()
         if row[slot] == LEAF:
-            leaf = slot_leaf(row, cut, slot)
+            leaf = slot_leaf(view, slot)
             _check_on_path(leaf[0], page.path, cut.depth)
             yield leaf
         elif row[slot] == NODE and slot < cut.bottom:
             waiting += (2 * slot + 1, 2 * slot)
         elif row[slot] == NODE:
             below = page.path | (slot - cut.bottom) << cut.shift
-            yield _ChildPage(page.number + 1, below, _child_version(row, cut, slot, page.version))
+            yield _ChildPage(page.number + 1, below, _child_version(view, cut, slot, page.version))
 
 
 def _read(
     reader: Reader, prefix: bytes, cut: Cut, number: int, version: int, cache: PageCache | None
-) -> bytes:
+) -> View:
     key = page_key(page_path(prefix, cut, number), version)
     if cache is None or cut.depth > CACHED_DEPTH_MAX:
-        return check_page(reader.get(key), cut)
-    row = cache.get(key)
-    if row is None:
-        row = check_page(reader.get(key), cut)
-        cache.put(key, row)
-    return row
+        return view_page(reader.get(key), cut)
+    view = cache.get(key)
+    if view is None:
+        view = view_page(reader.get(key), cut)
+        cache.put(key, view)
+    return view
 
 
-def _child_version(row: bytes, cut: Cut, slot: int, version: int) -> int:
-    child = slot_version(row, cut, slot)
+def _child_version(view: View, cut: Cut, slot: int, version: int) -> int:
+    child = slot_version(view, cut, slot)
     if not 0 < child <= version:
         raise TreeCorrupt(_CHILD_VERSION)
     return child
