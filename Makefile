@@ -44,7 +44,7 @@ check: $(STAMP)
 	$(RUN) -P tools/gen_proto.py --check
 
 bench: $(STAMP)
-	@$(RUN) -P tools/bench.py $(ARGS)
+	@PYTHONPATH=tools:tests $(RUN) -P tools/bench.py $(ARGS)
 
 sim:
 	@echo "make sim: the simulator arrives with the cluster of replicas; one machine has nothing to simulate yet" >&2; exit 2
