@@ -1,0 +1,137 @@
+"""One replica in memory, driven entry by entry, and the commands an honest cluster would propose to it."""
+
+from collections.abc import Sequence
+
+from keyserver.machine import commands, views
+from keyserver.machine.codes import Code
+from keyserver.machine.commands import AddRatification, AdmitVerifier, Command, Delimiter, SignHead
+from keyserver.machine.state import GENESIS_POSITION, Machine, genesis_state
+from keyserver.machine.step import Outcome, apply
+from kv.memory import MemoryStore
+from verifier import encoding
+from verifier.epoch import replica_message, verifier_message
+from verifier.types import EpochHead, Ratification
+from workload.cast import Draft, Key, User, draft, make_realm
+
+START_MS = 1_700_000_000_000
+MIN_INTERVAL_MS = 1000
+
+
+class Replica:
+    """Applies what it is given to rows in memory and keeps the log. Clocks of all replicas read `clock_ms`.
+    """
+
+    def __init__(self, replicas: int = 1, verifiers: int = 2, *, name: str = "test") -> None:
+        self.replicas = [Key(name, "replica", number) for number in range(replicas)]
+        self.verifiers = [Key(name, "verifier", number) for number in range(verifiers)]
+        self.realm = make_realm(self.replicas, self.verifiers)
+        self.machine = Machine(self.realm, MIN_INTERVAL_MS)
+        self.store = MemoryStore()
+        self.state = genesis_state(self.machine)
+        self.position = GENESIS_POSITION
+        self.clock_ms = START_MS
+        self.log: list[bytes] = []
+        self.outcomes: list[Outcome] = []
+
+    # Entries
+
+    def entry(
+        self,
+        *given: Command,
+        by: Key | None = None,
+        time_ms: int | None = None,
+        parts: Sequence[bytes] = (),
+        **envelope: int,
+    ) -> bytes:
+        """The payload of a signed entry around the commands, by the first replica unless said otherwise."""
+        key = by or self.replicas[0]
+        encoded = commands.encode_envelope(
+            replica=key.id,
+            time_ms=self.clock_ms if time_ms is None else time_ms,
+            commands=[commands.encode_command(command) for command in given],
+            **envelope,
+        )
+        message = commands.envelope_message(self.realm.hash, encoded)
+        return commands.encode_log_entry(encoded, key.sign(message), parts)
+
+    def commit(self, payload: bytes) -> Outcome:
+        """Apply a payload and write what it changes."""
+        outcome = apply(self.store, self.machine, self.state, self.position, payload)
+        self.store.write(outcome.writes)
+        self.state, self.position = outcome.state, outcome.position
+        self.log.append(payload)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def run(self, *given: Command, by: Key | None = None, **options: int) -> tuple[Code, ...]:
+        """Commit one entry with these commands; the verdicts."""
+        return self.commit(self.entry(*given, by=by, **options)).verdicts
+
+    def submit(self, made: Draft, user: User | None = None) -> Code:
+        """Commit an update with its private part; `user` learns of it when it is accepted."""
+        code = self.commit(self.entry(made.command, parts=(made.part,))).verdicts[0]
+        if user is not None and code is Code.APPLIED:
+            user.accepted(made.entry)
+        return code
+
+    # What an honest cluster does
+
+    @property
+    def endorsers(self) -> list[Key]:
+        """f + 1 replicas."""
+        return self.replicas[: (len(self.replicas) - 1) // 2 + 1]
+
+    def register(self, user: User, **changes: object) -> Code:
+        """Register a user, lawfully unless changed."""
+        options: dict[str, object] = {"endorsers": self.endorsers, **changes}
+        return self.submit(draft(self.realm, user, **options), user)
+
+    def update(self, user: User, **changes: object) -> Code:
+        """Update a user's entry, lawfully unless changed."""
+        return self.submit(draft(self.realm, user, **changes), user)
+
+    def tick_all(self) -> None:
+        """Every replica signs its clock into the log."""
+        for key in self.replicas:
+            self.run(commands.Tick(), by=key)
+
+    def delimit(self) -> Code:
+        """A lawful delimiter, after every clock has moved on."""
+        self.clock_ms += MIN_INTERVAL_MS
+        for key in self.replicas[1:]:
+            self.run(commands.Tick(), by=key)
+        return self.run(Delimiter(self.state.epoch + 1, self.clock_ms))[0]
+
+    def sign_all(self) -> None:
+        """Every replica signs the newest head."""
+        for key in self.replicas:
+            self.run(self.signature(key), by=key)
+
+    def close_epoch(self) -> EpochHead:
+        """Delimit and sign; the head."""
+        assert self.delimit() is Code.APPLIED
+        self.sign_all()
+        return self.head()
+
+    def head(self, epoch: int | None = None) -> EpochHead:
+        return views.head_at(self.store, self.state.epoch if epoch is None else epoch)
+
+    def signature(self, key: Key, epoch: int | None = None) -> SignHead:
+        """A replica's signature on our head."""
+        head = self.head(epoch)
+        message = replica_message(head.encoded, head.issue_time_ms)
+        return SignHead(head.epoch, head.hash, key.sign(message))
+
+    def admit(self, verifier: Key) -> None:
+        """All replicas approve the verifier."""
+        for key in self.replicas:
+            self.run(AdmitVerifier(verifier.public_key), by=key)
+
+    def ratification(
+        self, verifier: Key, head: bytes | None = None, time_ms: int | None = None
+    ) -> AddRatification:
+        """A verifier's signature on our newest signed head, or on `head`."""
+        signed = self.head(self.state.signed_epoch).encoded if head is None else head
+        time = self.clock_ms if time_ms is None else time_ms
+        made = Ratification(time, (verifier.signature(verifier_message(signed, time)),))
+        return AddRatification(encoding.decode_signed_head(encoding.encode_signed_head(signed, [made])))
