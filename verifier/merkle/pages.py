@@ -62,8 +62,9 @@ def _cut(depth: int, height: int) -> Cut:
 
 
 # Large pages near the root, where every epoch rewrites almost all of them; small ones below, where a change
-# rewrites one path: fewer rows than even cuts, fewer bytes than deep pages. This is a format, not a knob.
-_HEIGHTS: Final = (6, 4) + 82 * (3,)
+# rewrites one path: fewer rows than even cuts, fewer bytes than deep pages. 10^4 leaves into 10^5 write 1.5
+# rows and 680 bytes a leaf; cuts at 6, 10, 13, 16 … wrote 1.64 and 690. This is a format, not a knob.
+_HEIGHTS: Final = (6, 4, 4, *80 * (3,), 2)
 CUTS: Final = tuple(_cut(sum(_HEIGHTS[:number]), height) for number, height in enumerate(_HEIGHTS))
 _SLOTS: Final = range(2, CUTS[0].slots)
 
