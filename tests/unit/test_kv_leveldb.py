@@ -123,7 +123,7 @@ def test_a_flipped_bit_is_never_answered_with_other_rows(tmp_path: Path, kind: s
     if kind != "*.log":  # opening again moves the rows from the write-ahead log into a table file
         LevelDBStore(tmp_path / "good").close()
     noticed = 0
-    for flip in range(12):
+    for flip in range(16):
         damaged = tmp_path / f"damaged-{flip}"
         shutil.copytree(tmp_path / "good", damaged)
         victim = max(damaged.glob(kind), key=lambda path: path.stat().st_size)
@@ -132,8 +132,9 @@ def test_a_flipped_bit_is_never_answered_with_other_rows(tmp_path: Path, kind: s
         victim.write_bytes(content)
         try:
             with closing(LevelDBStore(damaged, create=False)) as store:
+                if flip % 2:
+                    assert dict(store.scan(b"", b"\xff")) == ROWS
                 assert all(store.get(key) == value for key, value in ROWS.items())
-                assert dict(store.scan(b"", b"\xff")) == ROWS
         except StorageError:
             noticed += 1
     assert noticed >= 3

@@ -65,6 +65,18 @@ def test_a_child_is_merged_or_dropped() -> None:
     assert [key for key, _ in store.scan(b"", b"\xff")] == [b"b", b"c", b"e"]
 
 
+def test_few_new_keys_among_many_are_put_in_order() -> None:
+    _, overlay = based()
+    for number in range(100):
+        overlay.put(b"b%02d" % number, b"2")
+    assert len(list(overlay.scan(b"b", b"c"))) == 100
+    overlay.put(b"b500", b"3")
+    overlay.put(b"b", b"3")
+    keys = [key for key, _ in overlay.scan(b"b", b"c")]
+    assert keys == sorted(keys)
+    assert len(keys) == 102
+
+
 def test_only_a_child_has_a_parent() -> None:
     _, overlay = based()
     with pytest.raises(TypeError):

@@ -1,6 +1,7 @@
 """The local log: shared syncs, the chain, erasure, and what a failing disk does to it."""
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,8 +18,30 @@ from kv.tracing import TracingStore
 from replication.chain import FIRST_LINK, next_link
 from replication.local import LocalLog, open_local_log
 from replication.rows import TAIL_CHECKED, entry_key
-from replication.testing import LETTERS, NO_LIMIT, numbered, propose_all, public_half, take
+from replication.testing import (
+    HANGS_AFTER_S,
+    LETTERS,
+    NO_LIMIT,
+    numbered,
+    propose_all,
+    public_half,
+    take,
+    take_until,
+)
 from replication.types import LogEntry, LogNotRunning, LogOverloaded, PayloadTooLarge, PublicPartChanged
+
+
+class GatedStore(TracingStore):
+    """Writes only while the gate is open."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.open = threading.Event()
+        self.open.set()
+
+    def write(self, puts: Mapping[bytes, bytes | None]) -> None:
+        self.open.wait(HANGS_AFTER_S)
+        super().write(puts)
 
 
 @asynccontextmanager
@@ -107,6 +130,44 @@ async def test_a_payload_without_public_part_harms_only_its_proposer() -> None:
     await log.stop()
 
 
+async def test_a_cancelled_proposer_takes_its_payload_back_and_no_other() -> None:
+    store = GatedStore(MemoryStore())
+    async with running(store) as log, trio.open_nursery() as nursery:
+        store.open.clear()
+        nursery.start_soon(log.propose, b"being written")
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as cancelled:
+            cancelled.start_soon(log.propose, b"taken back")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(log.propose, b"behind it")
+            await trio.testing.wait_all_tasks_blocked()
+            cancelled.cancel_scope.cancel()
+        store.open.set()
+        assert [entry.payload for entry in await take_until(log, b"behind it")] == [
+            b"being written",
+            b"behind it",
+        ]
+
+
+async def test_a_cancelled_writer_writes_for_the_others() -> None:
+    store = GatedStore(MemoryStore())
+    async with running(store) as log, trio.open_nursery() as nursery:
+        await log.propose(b"a|alice")
+        store.open.clear()
+        nursery.start_soon(log.rewrite_private, 1, b"a|")
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as cancelled:
+            cancelled.start_soon(log.propose, b"writer")  # waits for the store, with the run still to take
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(log.propose, b"other")
+            await trio.testing.wait_all_tasks_blocked()
+            cancelled.cancel_scope.cancel()
+            store.open.set()
+        entries = await take_until(log, b"other")
+        assert [entry.payload for entry in entries] == [b"a|", b"writer", b"other"]
+        assert log.leader_hint()
+
+
 # The chain
 
 
@@ -159,6 +220,13 @@ async def test_a_lost_entry_is_refused_at_opening(lost: int) -> None:
     disk = await filled(LETTERS)
     change(disk, {entry_key(lost): None})
     with pytest.raises(StorageError, match=f"entry {lost}"):
+        LocalLog(MemoryStore(disk), public_half)
+
+
+async def test_a_lost_first_entry_of_a_long_log_is_refused_at_opening() -> None:
+    disk = await filled([b"%d" % number for number in range(TAIL_CHECKED + 50)])
+    change(disk, {entry_key(1): None})
+    with pytest.raises(StorageError, match="entry 1"):
         LocalLog(MemoryStore(disk), public_half)
 
 
