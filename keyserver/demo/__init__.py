@@ -1,1 +1,1 @@
-"""A whole realm on this machine, in real processes."""
+"""`keyserver demo`: a whole realm in real processes on loopback, from registration to a caught fork."""

@@ -1,0 +1,93 @@
+"""The command `keyserver demo`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import click
+
+from keyserver.demo.stage import Stage
+from keyserver.demo.story import STEPS, Story, play
+
+
+@click.command(
+    epilog="Examples:\n\n  keyserver demo\n\n  keyserver demo --script --keep ./demo && e2eks verify "
+    "./demo/proofs/alice.bin --realm-file ./demo/realm.json"
+)
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Replicas to start.")
+@click.option(
+    "--verifiers", type=click.IntRange(1, 16), default=2, show_default=True, help="Verifiers to start."
+)
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Play in this new or empty folder and leave it there."
+)
+@click.option(
+    "--script", is_flag=True, help="No prompt; the result as one JSON object on standard output, last."
+)
+@click.option("--serve", is_flag=True, help="Go on serving after the steps until SIGTERM.")
+def demo(replicas: int, verifiers: int, keep: Path | None, script: bool, serve: bool) -> None:
+    """Show a whole realm on this machine, with real processes on loopback.
+
+    Registers, looks up, updates, kills, proves an absence; then lies, and shows the unchanged client refuse.
+    For trying out only: registrations need no proof here.
+    """
+    if replicas > 1:
+        message = "more than one replica needs a replicated log, which this version does not have yet"
+        raise click.UsageError(message)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with tempfile.TemporaryDirectory(prefix="e2eks-demo-") as temporary:
+        folder = keep if keep is not None else Path(temporary)
+        stage = Stage(folder.resolve(), tuple(f"v{n}" for n in range(1, verifiers + 1)))
+        story = Story(stage, say=lambda line: click.echo(line, err=script))
+        try:
+            rows = play(story)
+            result = _result(story, rows)
+            _finish(story, result, script)
+            if result["ok"] and (serve or (not script and sys.stdin.isatty())):
+                _wait(story, stop, serve)
+        finally:
+            stage.processes.stop_all()
+    sys.exit(0 if result["ok"] else 1)
+
+
+def _result(story: Story, rows: list[dict[str, object]]) -> dict[str, object]:
+    complete = len(rows) == len(STEPS) and all(row["ok"] for row in rows)
+    return {
+        "schema": "e2eks.demo/1",
+        "ok": complete,
+        "steps": rows,
+        "epochs": story.stage.epochs(),
+        "proofs": story.saved,
+    }
+
+
+def _finish(story: Story, result: dict[str, object], script: bool) -> None:
+    if script:
+        click.echo(json.dumps(result))
+    elif result["ok"]:
+        story.say(f"\nAll {len(STEPS)} steps hold, over {result['epochs']} epochs.")
+
+
+def _wait(story: Story, stop: threading.Event, serve: bool) -> None:
+    folder = story.stage.folder
+    story.say("\nThe realm goes on serving. In another terminal:")
+    story.say(f"    export E2EKS_HOME={story.stage.home}")
+    story.say(f"    e2eks --config {folder / 'realm.json'} lookup alice@example.test")
+    if serve:
+        stop.wait()
+        return
+    threading.Thread(target=_read_line, args=(stop,), daemon=True).start()
+    story.say("Press Enter to end.")
+    stop.wait()
+
+
+def _read_line(stop: threading.Event) -> None:
+    sys.stdin.readline()
+    stop.set()

@@ -1,0 +1,99 @@
+"""The processes of a demo: started with their output in a file, waited for until ready, killed or stopped."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READY_SECONDS = 60.0  # a cold start on a busy machine; a warm one takes two
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.05
+
+
+class DemoFailed(Exception):
+    """A step did not do what it promises; the text says what was expected and what came."""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs one of the project's modules with this very interpreter, isolated."""
+    return [sys.executable, "-I", "-m", module, *arguments]
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Return once `ready()`; raises DemoFailed after READY_SECONDS or when the process ended before."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not ready():
+        if process is not None and process.poll() is not None:
+            raise DemoFailed(f"{what}: the process ended with status {process.returncode}")
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{what}: not ready after {READY_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+@dataclass
+class Processes:
+    """Long-running processes by name; each writes to `logs`/NAME.log."""
+
+    logs: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, arguments: Sequence[str], ready: Callable[[], bool]) -> None:
+        """Start a process and wait until it is ready."""
+        self.spawn(name, arguments)
+        wait_until(ready, name, self.running[name])
+
+    def spawn(self, name: str, arguments: Sequence[str]) -> None:
+        """Start a process without waiting."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: the process gets no chance to tidy up."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self, name: str) -> None:
+        """SIGTERM and wait; SIGKILL if it does not obey."""
+        process = self.running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def stop_all(self) -> None:
+        """Stop what still runs, last started first."""
+        for name in reversed(list(self.running)):
+            self.stop(name)
+
+
+def run(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and capture what it says."""
+    return subprocess.run(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=READY_SECONDS,
+        check=False,
+    )

@@ -1,0 +1,177 @@
+"""Where a demo plays: the folder with realm, replica, verifiers and people, and the processes in it.
+
+DIR/realm.json  DIR/ca/  DIR/replicas/NAME/  DIR/verifiers/NAME/  DIR/identities/  DIR/proofs/  DIR/logs/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+from keyserver import setup
+from keyserver.config import Epochs, load_config
+from keyserver.demo.processes import DemoFailed, Processes, command, free_port, run
+from keyserver.verifier_list import read_verifier_info
+from verifier.realm import parse_realm_json, realm_json
+from verifier.types import Realm
+
+HOST = "127.0.0.1"
+REALM = "example.test"
+REPLICA = "r1"
+EPOCHS = Epochs(min_interval_ms=200, max_interval_ms=20_000, retry_interval_ms=500)
+KEPT_ENVIRONMENT = ("PATH", "LANG", "TMPDIR")
+
+
+@dataclass
+class Stage:
+    """One realm on loopback. `home` holds what the people keep: signing keys, pins, contexts."""
+
+    folder: Path
+    verifiers: tuple[str, ...]
+    ports: setup.Ports = field(init=False)
+    processes: Processes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ports = setup.Ports(*(free_port() for _ in range(4)))
+        self.processes = Processes(self.folder / "logs")
+
+    @property
+    def realm_file(self) -> Path:
+        return self.folder / "realm.json"
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "identities"
+
+    @property
+    def proofs(self) -> Path:
+        return self.folder / "proofs"
+
+    @property
+    def replica(self) -> Path:
+        return self.folder / "replicas" / REPLICA
+
+    def verifier(self, name: str) -> Path:
+        return self.folder / "verifiers" / name
+
+    def environment(self) -> dict[str, str]:
+        """What the processes see: the demo's home, no colours, nothing else of the caller's settings."""
+        kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+        return {**kept, "HOME": str(self.home), "E2EKS_HOME": str(self.home), "NO_COLOR": "1"}
+
+    def run(self, module: str, *arguments: str) -> CompletedProcess[str]:
+        """Run one of the project's commands to its end."""
+        return run(command(module, *arguments), self.environment())
+
+    # Setting up
+
+    def set_up(self) -> None:
+        """Keys, certificates and configuration of replica and verifiers; the realm lists the verifiers."""
+        plan = setup.Plan(
+            realm=REALM,
+            replicas=(setup.Replica(REPLICA, HOST),),
+            ports=self.ports,
+            epochs=EPOCHS,
+            insecure_skip_registration_proof=True,
+        )
+        setup.init(self.folder, plan, datetime.now(UTC))
+        for folder in (self.home, self.proofs, self.folder / "verifiers"):
+            folder.mkdir(mode=0o700)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._init_verifier, self.verifiers))
+        infos = [read_verifier_info(self.verifier(name) / "verifier-info.json") for name in self.verifiers]
+        setup.add_verifiers(load_config(self.replica / "keyserver.toml"), infos)
+        for name in self.verifiers:
+            (self.verifier(name) / "realm.json").write_bytes(self.realm_file.read_bytes())
+
+    def _init_verifier(self, name: str) -> None:
+        done = self.run(
+            "verifier.daemon", "init", str(self.verifier(name)), "--realm-file", str(self.realm_file),
+            "--name", name, "--address", f"{HOST}:{free_port()}",
+            "--verification-address", f"{HOST}:{self.ports.verification}",
+            "--push-address", f"{HOST}:{self.ports.push}",
+        )  # fmt: skip
+        if done.returncode:
+            raise DemoFailed(f"verifier init ended with status {done.returncode}: {done.stderr.strip()}")
+
+    # Processes
+
+    def start_replica(self) -> None:
+        """Start the replica and wait until it is ready."""
+        arguments = command("keyserver", "serve", "-c", str(self.replica / "keyserver.toml"))
+        self.processes.start(REPLICA, arguments, self.replica_ready)
+
+    def start_verifiers(self) -> None:
+        """Start the verifiers; they find the replica by themselves."""
+        for name in self.verifiers:
+            arguments = command("verifier.daemon", "run", "-c", str(self.verifier(name) / "verifier.toml"))
+            self.processes.spawn(name, arguments)
+
+    def replica_ready(self) -> bool:
+        return self.http("/readyz") is not None
+
+    def epochs(self) -> int:
+        """The newest signed epoch, from the replica's status."""
+        status = json.loads(self.http("/status") or b"{}")
+        return int(status.get("signed_epoch", 0))
+
+    def http(self, path: str) -> bytes | None:
+        """What the replica's HTTP listener answers; None while it does not, or not with success."""
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{self.ports.http}{path}", timeout=5) as answer:
+                body: bytes = answer.read()
+                return body
+        except OSError:
+            return None
+
+    # People
+
+    def realm(self) -> Realm:
+        return parse_realm_json(self.realm_file.read_bytes())
+
+    def e2eks(self, *arguments: str, realm_file: Path | None = None) -> CompletedProcess[str]:
+        """Run the unchanged client with the realm's file, or with another of the same fingerprint."""
+        return self.run("verifier.client", "--config", str(realm_file or self.realm_file), *arguments)
+
+    def impostor(self, answer: Path | None) -> Path:
+        """Start a lying server in front of the replica; the realm file that leads to it."""
+        port = free_port()
+        roots = self.folder / "ca" / "realm-ca.pem"
+        arguments = command(
+            "keyserver.demo.impostor",
+            "--listen", f"{HOST}:{port}", "--upstream", f"{HOST}:{self.ports.public}",
+            "--certificate", str(self.replica / "tls.pem"), "--key", str(self.replica / "tls.key"),
+            "--roots", str(roots), *(("--answer", str(answer)) if answer else ()),
+        )  # fmt: skip
+        self.processes.start("impostor", arguments, lambda: listening(port))
+        elsewhere = self.folder / "logs" / "realm-of-the-impostor.json"
+        elsewhere.write_bytes(realm_json(replace(self.realm(), addresses=(f"{HOST}:{port}",))))
+        return elsewhere
+
+
+def listening(port: int) -> bool:
+    """Whether something accepts connections at the loopback port."""
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """The one JSON object a command printed."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise DemoFailed("a command did not print a JSON object")
+    return value

@@ -1,0 +1,175 @@
+"""What a demo shows, step by step: a table of promises, each kept by real processes or reported as broken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from subprocess import CompletedProcess
+
+from keyserver.demo import forge, people
+from keyserver.demo.processes import DemoFailed
+from keyserver.demo.stage import REPLICA, Stage, parse_json
+from keyserver.files import read_secret
+from verifier.proof_encoding import decode_lookup_proof
+
+ALICE, BOB, CAROL, NOBODY = (f"{name}@example.test" for name in ("alice", "bob", "carol", "nobody"))
+VERIFIED, UNVERIFIED, ABSENT, FORK = 0, 3, 4, 8  # exit codes of the client
+SIGNS_FRESH_MS = 1_000
+
+
+@dataclass
+class Story:
+    """The state of a walk: where it plays, what it saved, what the terminal shows (`say`)."""
+
+    stage: Stage
+    say: Callable[[str], None]
+    saved: dict[str, dict[str, object]] = field(default_factory=dict)
+    first_epoch: int = 0
+
+    def client(
+        self, expect: int, *arguments: str, impostor: bool = False, answer: str = ""
+    ) -> CompletedProcess[str]:
+        """Run the client, show its lines, and insist on its exit code."""
+        self.say(f"$ e2eks {' '.join(arguments)}")
+        realm_file = None
+        if impostor:
+            realm_file = self.stage.impostor(self.stage.proofs / f"{answer}.bin" if answer else None)
+        done = self.stage.e2eks(*arguments, realm_file=realm_file)
+        if impostor:
+            self.stage.processes.stop("impostor")
+        for line in (done.stderr + done.stdout).splitlines():
+            self.say(f"    {line}")
+        if done.returncode != expect:
+            raise DemoFailed(f"the client ended with status {done.returncode}, expected {expect}")
+        return done
+
+    def save(self, name: str, user: str, expect: int) -> None:
+        """Record a proof file and what `e2eks verify` must say of it, at a time when it is fresh."""
+        head = decode_lookup_proof((self.stage.proofs / f"{name}.bin").read_bytes()).head
+        seen = max(r.timestamp_ms for r in head.ratifications)
+        self.saved[name] = {"user": user, "expect_exit": expect, "at_ms": seen + SIGNS_FRESH_MS}
+
+    def look_up(self, name: str, user: str, expect: int, *options: str) -> CompletedProcess[str]:
+        """Look a user up and keep the proof as proofs/NAME.bin."""
+        file = str(self.stage.proofs / f"{name}.bin")
+        done = self.client(expect, "lookup", user, *options, "--save", file)
+        self.save(name, user, expect)
+        return done
+
+
+def set_up(story: Story) -> None:
+    story.stage.set_up()
+
+
+def start(story: Story) -> None:
+    story.stage.start_replica()
+    story.stage.start_verifiers()
+
+
+def register(user: str) -> Callable[[Story], None]:
+    """The step that registers a user with real SSH and age keys."""
+
+    def step(story: Story) -> None:
+        name = user.partition("@")[0]
+        files = people.make_keys(story.stage.home / "keys" / name, user)
+        keys = [part for app, file in files.items() for part in ("--key", f"{app}={file}")]
+        story.client(VERIFIED, "register", user, *keys)
+
+    return step
+
+
+def look_up_all(story: Story) -> None:
+    for name, user in (("alice", ALICE), ("bob", BOB), ("carol", CAROL)):
+        story.look_up(name, user, VERIFIED)
+    proof = decode_lookup_proof((story.stage.proofs / "alice.bin").read_bytes())
+    story.first_epoch = proof.head.head.epoch
+
+
+def kill(story: Story) -> None:
+    story.say(f"kill -9 {REPLICA}")
+    story.stage.processes.kill(REPLICA)
+    story.stage.start_replica()
+    story.client(VERIFIED, "lookup", CAROL)
+
+
+def update(story: Story) -> None:
+    files = people.make_keys(story.stage.home / "keys" / "alice-new", ALICE)
+    story.client(VERIFIED, "update", ALICE, "--key", f"ssh={files['ssh']}")
+    story.look_up("alice-updated", ALICE, VERIFIED)
+
+
+def old_epoch(story: Story) -> None:
+    done = story.look_up("alice-old-epoch", ALICE, VERIFIED, "--epoch", str(story.first_epoch), "-o", "json")
+    if parse_json(done.stdout).get("epoch") != story.first_epoch:
+        raise DemoFailed("the client showed another epoch than the old one asked for")
+
+
+def tampered(story: Story) -> None:
+    story.client(UNVERIFIED, "lookup", ALICE, impostor=True)
+    genuine = (story.stage.proofs / "alice-updated.bin").read_bytes()
+    (story.stage.proofs / "tampered.bin").write_bytes(forge.tamper(genuine))
+    story.save("tampered", ALICE, UNVERIFIED)
+
+
+def absent(story: Story) -> None:
+    story.look_up("absent", NOBODY, ABSENT)
+
+
+def fork(story: Story) -> None:
+    stage = story.stage
+    genuine = decode_lookup_proof((stage.proofs / "absent.bin").read_bytes())
+    replicas = [read_secret(stage.replica / "head.key")]
+    verifiers = [read_secret(stage.verifier(name) / "head.key") for name in stage.verifiers]
+    (stage.proofs / "fork.bin").write_bytes(forge.fork(genuine, replicas, verifiers))
+    story.client(FORK, "lookup", NOBODY, impostor=True, answer="fork")
+    story.save("fork", NOBODY, FORK)
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    title: str
+    act: Callable[[Story], None]
+
+
+STEPS = (
+    Step("set-up", "A realm: keys and certificates for one replica and its verifiers", set_up),
+    Step("start", "Their processes, on loopback, TLS everywhere", start),
+    Step(
+        "register-alice",
+        "Alice publishes her SSH and age keys; the answer is a ratified proof",
+        register(ALICE),
+    ),
+    Step("register-bob", "Bob too", register(BOB)),
+    Step("register-carol", "Carol too", register(CAROL)),
+    Step("lookup", "Anybody looks them up and verifies every answer", look_up_all),
+    Step("kill", "The replica is killed and started again; nothing acknowledged is lost", kill),
+    Step("update", "Alice replaces her SSH key", update),
+    Step("old-epoch", "The epoch before still proves her old one", old_epoch),
+    Step("tampered", "A server that alters one bit of a key is refused", tampered),
+    Step("absent", "That nobody has a key is proven, not claimed", absent),
+    Step(
+        "fork", "Replica and verifiers sign another history together: a client that remembers sees it", fork
+    ),
+)
+
+
+def play(story: Story) -> list[dict[str, object]]:
+    """Run the steps until one fails; a row for each that ran. Raises nothing that a step raised."""
+    rows: list[dict[str, object]] = []
+    for number, step in enumerate(STEPS, 1):
+        story.say(f"\n{number}. {step.title}")
+        begin = time.monotonic()
+        problem = ""
+        try:
+            step.act(story)
+        except (DemoFailed, OSError) as error:
+            problem = str(error)
+            story.say(f"    FAILED: {problem}")
+        row: dict[str, object] = {"name": step.name, "ok": not problem}
+        row["seconds"] = round(time.monotonic() - begin, 3)
+        rows.append({**row, "problem": problem} if problem else row)
+        if problem:
+            break
+    return rows
