@@ -1,0 +1,89 @@
+"""Who waits in this process for what the log decides. Bounded, and lossy by contract.
+
+A waiter that is lost with the process loses nothing but an answer: what was decided is in the database, and
+the caller asks again. Everything here runs on the trio thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from verifier.errors import Reason, Refused
+
+WAITERS_MAX = 10_000  # each holds a task, a command id and its request: some 50 MiB in all
+
+
+class Signal:
+    """Wakes everybody who waits. Whoever takes `turn` BEFORE looking cannot miss a change made after the
+    look.
+    """
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def turn(self) -> trio.Event:
+        """The event that the next `wake` sets."""
+        return self._event
+
+    def wake(self) -> None:
+        self._event.set()
+        self._event = trio.Event()
+
+
+class Decision:
+    """What became of one command: its verdict code and the epoch that contains the entry."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._outcome: tuple[int, int] | None = None
+
+    def decide(self, code: int, epoch: int) -> None:
+        self._outcome = self._outcome or (code, epoch)
+        self._event.set()
+
+    async def wait(self) -> tuple[int, int]:
+        """(verdict code, epoch), once the command was applied and written."""
+        await self._event.wait()
+        assert self._outcome is not None
+        return self._outcome
+
+
+class Waiters:
+    """Decisions by command id, and the signals of heads and of the verifier log."""
+
+    def __init__(self, capacity: int = WAITERS_MAX) -> None:
+        self.heads = Signal()  # a head was composed, signed or ratified
+        self.verifier_log = Signal()  # the verifier log grew
+        self._capacity = capacity
+        self._decisions: dict[bytes, list[Decision]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def expect(self, command_id: bytes) -> Iterator[Decision]:
+        """Wait for a command: enter BEFORE proposing it. Raises Refused (RATE_LIMITED) when too many wait
+        already.
+        """
+        if self._count >= self._capacity:
+            raise Refused(Reason.RATE_LIMITED, "too many updates are waiting on this replica; try again")
+        decision = Decision()
+        self._decisions.setdefault(command_id, []).append(decision)
+        self._count += 1
+        try:
+            yield decision
+        finally:
+            self._count -= 1
+            waiting = self._decisions[command_id]
+            waiting.remove(decision)
+            if not waiting:
+                del self._decisions[command_id]
+
+    def decided(self, command_id: bytes, code: int, epoch: int) -> None:
+        """Answer everybody who waits for this command, if anybody does."""
+        for decision in self._decisions.get(command_id, ()):
+            decision.decide(code, epoch)
