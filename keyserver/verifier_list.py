@@ -94,14 +94,30 @@ def read_verifier_info(path: Path) -> VerifierInfo:
 
 
 def certificate_der(pem: str) -> bytes:
-    """The exact bytes of the first certificate in `pem`. Raises ValueError."""
-    loaded = x509.load_pem_x509_certificate(pem.encode("ascii"))
-    return loaded.public_bytes(Encoding.DER)
+    """The exact bytes of the certificate in `pem`, to compare with what a connection shows.
+
+    Raises ValueError.
+    """
+    return x509.load_pem_x509_certificate(pem.encode("ascii")).public_bytes(Encoding.DER)
 
 
 def _certificate(name: str, public_key_hex: str, pem: str) -> VerifierCertificate:
+    """Checked, with the certificate in one form of PEM. Raises ValueError."""
     public_key = bytes.fromhex(public_key_hex)
     if not signatures.is_valid_public_key(public_key):
         raise ValueError(f"the public key of {name} is not an Ed25519 key")
-    certificate_der(pem)
-    return VerifierCertificate(name, public_key, hashing.key_id(public_key), pem)
+    found = x509.load_pem_x509_certificates(pem.encode("ascii"))
+    if len(found) != 1:
+        raise ValueError(f"{name} has {len(found)} TLS certificates, not one")
+    # It becomes a TLS root of the realm: as an authority it could vouch for any host.
+    if _is_authority(found[0]):
+        raise ValueError(f"the TLS certificate of {name} is a certificate authority's")
+    text = found[0].public_bytes(Encoding.PEM).decode("ascii")
+    return VerifierCertificate(name, public_key, hashing.key_id(public_key), text)
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return certificate.version is x509.Version.v1

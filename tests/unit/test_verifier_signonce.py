@@ -1,4 +1,4 @@
-"""The sign-once register of contract section 3: one signature an epoch, whatever happens to process, file or disk."""
+"""The sign-once register of contract section 3: one signature an epoch, whatever process, file or disk do."""
 
 import errno
 import os
@@ -262,7 +262,10 @@ def test_a_short_write_is_carried_on(
 
 
 def test_a_crash_in_the_middle_of_a_write_leaves_at_most_one_signature(path: Path) -> None:
-    """The process is killed by a full disk in the middle of a record; the next one finds no row and no damage."""
+    """The process is killed by a full disk in the middle of a record.
+
+    The next one finds no row and no damage.
+    """
     register = SignOnceRegister.create(path, key_id=OWNER)
     sign(register, 1)
     register.close()

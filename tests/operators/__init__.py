@@ -1,0 +1,71 @@
+"""What operators hold in tests: a realm set up in a folder, verifiers with their info files."""
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from keyserver import setup
+from verifier.crypto import hashing, signatures
+
+NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+REALM = "example.org"
+
+
+def set_up(folder: Path, **changes: object) -> setup.SetUp:
+    """A realm of one replica on this machine."""
+    return setup.init(folder, setup.Plan(**{"realm": REALM, **changes}), NOW)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class VerifierFile:
+    """A verifier as its operator hands it over."""
+
+    path: Path
+    name: str
+    public_key: bytes
+    key_id: bytes
+    tls_certificate_pem: str
+
+
+@cache
+def certificate_pem(name: str, *, authority: bool = False) -> str:
+    """A self-signed certificate, the same for a name within one run."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + dt.timedelta(days=365))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def verifier_file(folder: Path, key_of: str, **changes: str) -> VerifierFile:
+    """The info file of the verifier whose key is made from `key_of`, which is also its name."""
+    public_key = signatures.public_key(sha256(key_of.encode()).digest())
+    info = {
+        "schema": "e2eks.verifier-info/1",
+        "name": key_of,
+        "public_key": public_key.hex(),
+        "address": f"{key_of}.example.net:4630",
+        "tls_certificate_pem": certificate_pem(key_of),
+    } | changes
+    path = folder / f"{key_of}.json"
+    path.write_text(json.dumps(info))
+    return VerifierFile(
+        path, info["name"], public_key, hashing.key_id(public_key), info["tls_certificate_pem"]
+    )

@@ -1,0 +1,408 @@
+"""Admission: what a registration must prove, by domain.
+
+The client certificate method (contract section 1).
+"""
+
+import datetime as dt
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from e2eks.v1 import client_pb2 as pb
+from samples import REALM
+
+from keyserver.admission.client_certificate import FRESH_MS, proof_message
+from keyserver.admission.gate import Gate
+from keyserver.config import ClientCertificateAuthority, Registration
+from keyserver.files import ConfigError
+from verifier.errors import Reason, Refused
+
+DOMAIN = REALM.domains[0]
+ALICE = f"alice@{DOMAIN}"
+INDEX, ENTRY = b"i" * 32, b"e" * 32
+NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+NOW_MS = int(NOW.timestamp() * 1000)
+DAY = dt.timedelta(days=1)
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+Key = Any
+
+
+@cache
+def key(kind: str, name: str = "alice") -> Key:
+    """One key for a kind and name within one run: RSA keys are dear."""
+    del name
+    match kind:
+        case "p256":
+            return ec.generate_private_key(ec.SECP256R1())
+        case "p384":
+            return ec.generate_private_key(ec.SECP384R1())
+        case "ed25519":
+            return ed25519.Ed25519PrivateKey.generate()
+        case _:
+            return rsa.generate_private_key(65537, int(kind.removeprefix("rsa")))
+
+
+def common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A certificate to be issued; each test changes what it is about."""
+
+    kind: str = "p256"
+    issuer: str = "ca"
+    addresses: tuple[str, ...] = (ALICE,)
+    usage: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+    start: dt.timedelta = -DAY
+    end: dt.timedelta = DAY
+    unknown_critical: bool = False
+    dns: str = ""
+
+    def issue(self) -> x509.Certificate:
+        names: list[x509.GeneralName] = [x509.RFC822Name(address) for address in self.addresses]
+        names += [x509.DNSName(self.dns)] if self.dns else []
+        builder = base(common_name("Alice"), self.issuer, key(self.kind).public_key(), self.start, self.end)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if self.usage:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(self.usage), critical=False)
+        if self.unknown_critical:
+            oid = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
+            builder = builder.add_extension(x509.UnrecognizedExtension(oid, b"\x05\x00"), critical=True)
+        return builder.sign(key("p256", self.issuer), hashes.SHA256())
+
+
+def base(
+    subject: x509.Name, issuer: str, public: Key, start: dt.timedelta = -DAY, end: dt.timedelta = DAY
+) -> x509.CertificateBuilder:
+    above = key("p256", issuer).public_key()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(common_name(issuer))
+        .public_key(public)
+        .serial_number(77)
+        .not_valid_before(NOW + start)
+        .not_valid_after(NOW + end)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above), critical=False)
+    )
+
+
+@cache
+def authority(name: str, issuer: str = "", *, is_ca: bool = True) -> x509.Certificate:
+    public = key("p256", name).public_key()
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    return (
+        base(common_name(name), issuer or name, public)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key("p256", issuer or name), hashes.SHA256())
+    )
+
+
+def sign(kind: str, message: bytes) -> bytes:
+    match kind:
+        case "ed25519":
+            return bytes(key(kind).sign(message))
+        case "p256" | "p384":
+            return bytes(key(kind).sign(message, ec.ECDSA(hashes.SHA256())))
+        case _:
+            return bytes(key(kind).sign(message, padding.PKCS1v15(), hashes.SHA256()))
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
+
+
+def prove(
+    leaf: Leaf = Leaf(),
+    *,
+    time_ms: int = NOW_MS,
+    user_id: str = ALICE,
+    entry_hash: bytes = ENTRY,
+    realm: str = REALM.name,
+    chain: tuple[bytes, ...] | None = None,
+) -> pb.RegistrationProof:
+    signature = sign(leaf.kind, proof_message(realm, user_id, entry_hash, time_ms))
+    shown = (der(leaf.issue()),) if chain is None else chain
+    made = pb.ClientCertificateProof(chain=shown, time_ms=time_ms, signature=signature)
+    return pb.RegistrationProof(client_certificate=made)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return gate_for(tmp_path, authority("ca"))
+
+
+def gate_for(folder: Path, *authorities: x509.Certificate, domains: tuple[str, ...] = (DOMAIN,)) -> Gate:
+    """Each authority in a file, hence a method, of its own."""
+    methods = []
+    for number, certificate in enumerate(authorities):
+        path = folder / f"ca{number}.pem"
+        path.write_bytes(certificate.public_bytes(Encoding.PEM))
+        methods.append(ClientCertificateAuthority(domains, path))
+    return Gate(Registration(False, tuple(methods)), REALM)
+
+
+def verify(gate: Gate, proof: pb.RegistrationProof | None, **changes: Any) -> bytes:
+    given = {"user_id": ALICE, "index": INDEX, "entry_hash": ENTRY, "now_ms": NOW_MS} | changes
+    return gate.verify(proof, **given)
+
+
+def refusal(gate: Gate, proof: pb.RegistrationProof | None, **changes: Any) -> Reason:
+    with pytest.raises(Refused) as caught:
+        verify(gate, proof, **changes)
+    assert ALICE not in str(caught.value)
+    return caught.value.reason
+
+
+# The gate
+
+
+def test_a_registration_without_a_proof_is_refused(gate: Gate) -> None:
+    assert refusal(gate, None) is Reason.PROOF_REQUIRED
+    assert refusal(gate, pb.RegistrationProof()) is Reason.PROOF_REQUIRED
+
+
+def test_without_a_method_registration_is_closed() -> None:
+    closed = Gate(Registration(False, ()), REALM)
+    assert refusal(closed, None) is Reason.PROOF_REQUIRED
+    assert refusal(closed, prove()) is Reason.PROOF_INVALID
+
+
+def test_a_method_that_is_not_configured_is_refused(gate: Gate) -> None:
+    assert refusal(gate, pb.RegistrationProof(oidc_token="t")) is Reason.PROOF_INVALID
+
+
+def test_a_proof_beyond_its_limit_is_refused(gate: Gate) -> None:
+    assert refusal(gate, pb.RegistrationProof(dkim=bytes(70_000))) is Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("user_id", "reason"),
+    [("alice@other.net", Reason.DOMAIN_NOT_SERVED), (f"Alice@{DOMAIN}", Reason.MALFORMED)],
+)
+def test_a_user_id_of_another_realm_is_refused_also_when_open(
+    gate: Gate, user_id: str, reason: Reason
+) -> None:
+    for one in (gate, Gate(Registration(True, ()), REALM)):
+        assert refusal(one, prove(), user_id=user_id) is reason
+
+
+def test_open_registration_asks_for_nothing_and_binds_to_the_entry() -> None:
+    gate = Gate(Registration(True, ()), REALM)
+    ids = {
+        verify(gate, None),
+        verify(gate, None, index=b"j" * 32),
+        verify(gate, None, entry_hash=b"f" * 32),
+    }
+    assert len(ids) == 3
+    assert verify(gate, None) in ids
+    assert all(len(proof_id) == 32 for proof_id in ids)
+
+
+def test_any_authority_of_the_domain_will_do(tmp_path: Path) -> None:
+    gate = gate_for(tmp_path, authority("other"), authority("ca"), authority("third"))
+    assert verify(gate, prove())
+    assert refusal(gate, prove(Leaf(issuer="fourth"))) is Reason.PROOF_INVALID
+
+
+def test_an_authority_proves_nothing_about_other_domains(tmp_path: Path) -> None:
+    gate = gate_for(tmp_path, authority("ca"), domains=("elsewhere.example",))
+    assert refusal(gate, prove()) is Reason.PROOF_INVALID
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize("kind", ["p256", "ed25519", "rsa2048"])
+def test_a_fresh_signature_by_a_certified_key_is_accepted(gate: Gate, kind: str) -> None:
+    assert len(verify(gate, prove(Leaf(kind=kind)))) == 32
+
+
+@pytest.mark.parametrize("usage", [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.EMAIL_PROTECTION])
+def test_certificates_for_clients_and_for_mail_are_accepted(gate: Gate, usage: x509.ObjectIdentifier) -> None:
+    assert verify(gate, prove(Leaf(usage=(ExtendedKeyUsageOID.SERVER_AUTH, usage))))
+
+
+@pytest.mark.parametrize("offset", [-FRESH_MS, -1, 0, 1, FRESH_MS])
+def test_a_proof_signed_within_five_minutes_is_accepted(gate: Gate, offset: int) -> None:
+    assert verify(gate, prove(time_ms=NOW_MS + offset))
+
+
+def test_a_chain_over_an_intermediate_is_accepted_with_and_without_its_root(gate: Gate) -> None:
+    leaf = Leaf(issuer="middle")
+    middle, root = authority("middle", "ca"), authority("ca")
+    for chain in ((middle,), (middle, root)):
+        assert verify(gate, prove(leaf, chain=(der(leaf.issue()), *map(der, chain))))
+
+
+def test_one_of_several_addresses_is_enough(gate: Gate) -> None:
+    assert verify(gate, prove(Leaf(addresses=(f"bob@{DOMAIN}", ALICE))))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("offset", [-FRESH_MS - 1, FRESH_MS + 1, -NOW_MS, 2**63])
+def test_a_proof_signed_at_another_time_has_expired(gate: Gate, offset: int) -> None:
+    assert refusal(gate, prove(time_ms=NOW_MS + offset)) is Reason.PROOF_EXPIRED
+
+
+@pytest.mark.parametrize("leaf", [Leaf(start=-2 * DAY, end=-DAY / 24), Leaf(start=DAY / 24)])
+def test_a_certificate_that_is_not_valid_now_has_expired(gate: Gate, leaf: Leaf) -> None:
+    assert refusal(gate, prove(leaf)) is Reason.PROOF_EXPIRED
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        Leaf(addresses=(f"bob@{DOMAIN}",)),
+        Leaf(addresses=(f"ALICE@{DOMAIN}",)),
+        Leaf(addresses=(f"alice@{DOMAIN}.evil.example",)),
+        Leaf(addresses=(DOMAIN,)),
+        Leaf(addresses=(), dns=DOMAIN),
+        Leaf(addresses=()),
+        Leaf(usage=(ExtendedKeyUsageOID.SERVER_AUTH,)),
+        Leaf(usage=(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)),
+        Leaf(usage=()),
+        Leaf(issuer="stranger"),
+        Leaf(unknown_critical=True),
+        Leaf(kind="rsa1024"),
+        Leaf(kind="p384"),
+    ],
+    ids=str,
+)
+def test_a_certificate_that_does_not_certify_the_address_is_refused(gate: Gate, leaf: Leaf) -> None:
+    assert refusal(gate, prove(leaf)) is Reason.PROOF_INVALID
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"user_id": f"bob@{DOMAIN}"}, {"entry_hash": b"f" * 32}, {"realm": "other"}],
+    ids=["address", "entry", "realm"],
+)
+@pytest.mark.parametrize("kind", ["p256", "ed25519", "rsa2048"])
+def test_a_signature_about_something_else_is_refused(gate: Gate, kind: str, changes: dict[str, Any]) -> None:
+    assert refusal(gate, prove(Leaf(kind=kind), **changes)) is Reason.PROOF_INVALID
+
+
+def test_a_signature_for_another_time_is_refused(gate: Gate) -> None:
+    proof = prove()
+    proof.client_certificate.time_ms += 1
+    assert refusal(gate, proof) is Reason.PROOF_INVALID
+
+
+def test_a_signature_by_another_key_is_refused(gate: Gate) -> None:
+    proof = prove(Leaf(kind="ed25519"), chain=(der(Leaf().issue()),))
+    assert refusal(gate, proof) is Reason.PROOF_INVALID
+
+
+def test_an_end_certificate_issues_nothing(gate: Gate) -> None:
+    """The classic mistake: any customer of an authority becomes an authority."""
+    customer = authority("customer", "ca", is_ca=False)
+    leaf = Leaf(issuer="customer")
+    proof = prove(leaf, chain=(der(leaf.issue()), der(customer)))
+    assert refusal(gate, proof) is Reason.PROOF_INVALID
+
+
+@pytest.mark.parametrize(
+    "chain", [(), (b"",), (b"\x30\x00",), (der(Leaf().issue()),) * 9], ids=["none", "empty", "junk", "long"]
+)
+def test_a_chain_that_is_none_is_refused(gate: Gate, chain: tuple[bytes, ...]) -> None:
+    assert refusal(gate, prove(chain=chain)) is Reason.PROOF_INVALID
+
+
+@pytest.mark.parametrize("signature", [b"", b"\x00", bytes(64), bytes(300)])
+@pytest.mark.parametrize("kind", ["p256", "ed25519", "rsa2048"])
+def test_a_signature_that_is_none_is_refused(gate: Gate, kind: str, signature: bytes) -> None:
+    proof = prove(Leaf(kind=kind))
+    proof.client_certificate.signature = signature
+    assert refusal(gate, proof) is Reason.PROOF_INVALID
+
+
+# The library warns of what it means to refuse one day; today it loads, and its path validation refuses it.
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_altered_certificates_are_refused_with_a_reason(
+    gate: Gate, rng: random.Random, count: Callable[[int], int]
+) -> None:
+    leaf = Leaf(issuer="middle")
+    whole = [der(leaf.issue()), der(authority("middle", "ca"))]
+    proof = prove(leaf, chain=tuple(whole))
+    assert verify(gate, proof)
+    for _ in range(count(1500)):
+        chain = list(whole)
+        which = rng.randrange(2)
+        altered = bytearray(chain[which])
+        for _ in range(rng.randint(1, 3)):
+            altered[rng.randrange(len(altered))] = rng.randrange(256)
+        if altered == chain[which]:
+            continue
+        chain[which] = bytes(altered)
+        changed_proof = prove(leaf, chain=tuple(chain))
+        assert refusal(gate, changed_proof) in (Reason.PROOF_INVALID, Reason.PROOF_EXPIRED)
+
+
+# Proof ids
+
+
+def test_a_proof_id_is_of_one_certificate_entry_and_time(gate: Gate) -> None:
+    bob = f"bob@{DOMAIN}"
+    ids = {
+        verify(gate, prove()),
+        verify(gate, prove(time_ms=NOW_MS + 1)),
+        verify(gate, prove(entry_hash=b"f" * 32), entry_hash=b"f" * 32),
+    }
+    assert len(ids) == 3
+    both = Leaf(addresses=(ALICE, bob))
+    assert verify(gate, prove(both)) == verify(gate, prove(changed(both, end=2 * DAY)))
+
+
+def test_a_proof_id_does_not_change_with_bytes_that_can_be_varied(gate: Gate) -> None:
+    """Anybody can turn an ECDSA signature (r, s) into (r, -s): it must stay the same proof, used once."""
+    proof = prove()
+    r, s = decode_dss_signature(proof.client_certificate.signature)
+    varied = pb.RegistrationProof()
+    varied.CopyFrom(proof)
+    varied.client_certificate.signature = encode_dss_signature(r, P256_ORDER - s)
+    varied.client_certificate.chain.append(der(authority("ca")))
+    assert varied != proof
+    assert verify(gate, varied) == verify(gate, proof)
+
+
+# Configured authorities
+
+
+def test_authorities_that_could_prove_nothing_are_refused(tmp_path: Path) -> None:
+    ed = ed25519.Ed25519PrivateKey.generate()
+    ed_ca = (
+        base(common_name("ed"), "ed", ed.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(ed, None)
+    )
+    cases = ((Leaf().issue(), "basic constraints"), (authority("x", is_ca=False), "end certificate"))
+    for certificate, text in (*cases, (ed_ca, "neither RSA nor")):
+        with pytest.raises(ConfigError, match=text):
+            gate_for(tmp_path, certificate)
+    (tmp_path / "none.pem").write_text("nothing")
+    for name in ("none.pem", "missing.pem"):
+        method = ClientCertificateAuthority((DOMAIN,), tmp_path / name)
+        with pytest.raises(ConfigError, match=name):
+            Gate(Registration(False, (method,)), REALM)
