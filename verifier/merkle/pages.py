@@ -69,44 +69,64 @@ CUTS: Final = tuple(_cut(sum(_HEIGHTS[:number]), height) for number, height in e
 _SLOTS: Final = range(2, CUTS[0].slots)
 
 
+# A checked row, where its leaves start, where its versions start. A plain tuple: a lookup makes several.
+View = tuple[bytes, int, int]
+
+
 class Page:
-    """A page taken apart, to be changed and put together again. `view_page` has checked its row."""
+    """A page taken apart, to be changed and put together again.
+
+    `leaves` are in slot order, so that most pages need neither sorting nor one step per leaf.
+    """
 
     __slots__ = ("cut", "hashes", "kinds", "leaves", "versions")
 
-    def __init__(self, cut: Cut, row: bytes | None = None) -> None:
-        """Take apart a checked `row` of `cut`, or make an empty page."""
-        slots, bottom = cut.slots, cut.bottom
+    def __init__(self, cut: Cut, view: View | None = None) -> None:
+        """Take apart a page of `cut`, or make an empty one."""
+        slots = cut.slots
         self.cut = cut
         self.hashes = [EMPTY_HASH] * slots
-        self.leaves: dict[int, bytes] = {}
+        self.leaves: list[bytes] = []
         self.versions: dict[int, int] = {}
-        if row is None:
+        if view is None:
             self.kinds = bytearray(slots)
             self.kinds[0] = _FORMAT
             return
+        row, leaves_at, at = view
         self.kinds = kinds = bytearray(row[:slots])
-        at = slots
-        for slot in compress(_SLOTS, kinds[2:]):
-            self.hashes[slot] = row[at : at + HASH_BYTES]
-            at += HASH_BYTES
-        slot = kinds.find(LEAF, 1)
-        while slot > 0:
-            self.leaves[slot] = row[at : at + LEAF_BYTES]
-            at += LEAF_BYTES
-            slot = kinds.find(LEAF, slot + 1)
-        slot = kinds.find(NODE, bottom)
+        self.leaves = [row[leaf : leaf + LEAF_BYTES] for leaf in range(leaves_at, at, LEAF_BYTES)]
+        slot = kinds.find(NODE, cut.bottom)
         while slot > 0:
             self.versions[slot] = int.from_bytes(row[at : at + VERSION_BYTES], "big")
             at += VERSION_BYTES
             slot = kinds.find(NODE, slot + 1)
+        at = slots
+        for slot in compress(_SLOTS, kinds[2:]):
+            self.hashes[slot] = row[at : at + HASH_BYTES]
+            at += HASH_BYTES
+
+    def leaf(self, slot: int) -> bytes:
+        """Return index ‖ entry hash of the leaf in `slot`."""
+        return self.leaves[self.kinds.count(LEAF, 1, slot)]
+
+    def put_leaf(self, slot: int, body: bytes, hashed: bytes) -> None:
+        """Put a leaf into a slot that is empty or has a leaf."""
+        rank = self.kinds.count(LEAF, 1, slot)
+        self.leaves[rank : rank + (self.kinds[slot] == LEAF)] = [body]
+        self.kinds[slot] = LEAF
+        self.hashes[slot] = hashed
+
+    def take_leaf(self, slot: int) -> bytes:
+        """Take the leaf out of `slot`, leave the slot empty, return index ‖ entry hash."""
+        self.kinds[slot] = EMPTY
+        return self.leaves.pop(self.kinds.count(LEAF, 1, slot))
 
     def encode(self) -> bytes:
         """Return the row. The same nodes give the same bytes, in whatever order they were put in."""
-        kinds, leaves, versions = self.kinds, self.leaves, self.versions
-        parts: list[bytes | bytearray] = [kinds, *compress(self.hashes[2:], kinds[2:])]
-        parts += [leaves[slot] for slot in sorted(leaves)]
-        parts += [versions[slot].to_bytes(VERSION_BYTES, "big") for slot in sorted(versions)]
+        kinds, versions = self.kinds, self.versions
+        parts: list[bytes | bytearray] = [kinds, *compress(self.hashes[2:], kinds[2:]), *self.leaves]
+        if versions:
+            parts += [versions[slot].to_bytes(VERSION_BYTES, "big") for slot in sorted(versions)]
         return b"".join(parts)
 
 
@@ -119,10 +139,6 @@ def page_path(prefix: bytes, cut: Cut, index: int) -> bytes:
 def page_key(path: bytes, version: int) -> bytes:
     """Return the key of one version of the pages at `path`."""
     return path + version.to_bytes(VERSION_BYTES, "big")
-
-
-# A checked row, where its leaves start, where its versions start. A plain tuple: a lookup makes several.
-View = tuple[bytes, int, int]
 
 
 def view_page(row: bytes | None, cut: Cut) -> View:

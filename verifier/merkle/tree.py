@@ -34,6 +34,8 @@ __all__ = ["PageCache", "TreeCorrupt", "TreePath", "TreeUpdate", "leaves", "look
 
 CACHED_DEPTH_MAX: Final = 10  # 1089 pages of a full tree: each is on the path of many indices.
 
+_TOO_DEEP: Final = "prefix tree: a node below the last bit of an index"
+_OFF_PATH: Final = "prefix tree: a leaf lies off its path"
 _CHILD_VERSION: Final = "prefix tree: a child page is newer than its parent, or has no version"
 
 
@@ -146,7 +148,7 @@ def lookup(
             _check_on_path(leaf[0], number, len(neighbors))
             return TreePath(tuple(neighbors), leaf)
         version = _child_version(view, cut, slot, version)
-    raise TreeCorrupt("prefix tree: a node below the last bit of an index")
+    raise TreeCorrupt(_TOO_DEEP)
 
 
 def root(reader: Reader, prefix: bytes, root_version: int) -> bytes:
@@ -200,12 +202,14 @@ class _Batch:
 
         `old_version` 0 makes a new page. Recursion is bounded by the number of cuts.
         """
+        if number == len(CUTS):
+            raise TreeCorrupt(_TOO_DEEP)
         cut = CUTS[number]
         path = page_path(self._prefix, cut, items[0][0])
-        row = view_page(self._reader.get(page_key(path, old_version)), cut)[0] if old_version else None
-        page = Page(cut, row)
-        if row and row[1] == LEAF:  # The only leaf of the tree: the one hash that no row holds.
-            page.hashes[1] = sha256(LEAF_TAG + page.leaves[1]).digest()
+        view = view_page(self._reader.get(page_key(path, old_version)), cut) if old_version else None
+        page = Page(cut, view)
+        if page.kinds[1] == LEAF:  # The only leaf of the tree: the one hash that no row holds.
+            page.hashes[1] = sha256(LEAF_TAG + page.leaf(1)).digest()
         below: dict[int, list[_Item]] = {}
         touched = _place_all(page, items, below)
         for slot, group in below.items():
@@ -257,26 +261,24 @@ def _place(page: Page, bottom: int, item: _Item, below: dict[int, list[_Item]]) 
     kinds, slot = page.kinds, bottom
     while not kinds[slot] and slot > 1 and kinds[slot >> 1] != NODE:
         slot >>= 1
-    if kinds[slot] == LEAF:
-        body = page.leaves[slot]
-        if body[:HASH_BYTES] != item[1][:HASH_BYTES]:
-            return _split(page, slot, bottom, item, below)
-    _set_leaf(page, slot, item)
+    if kinds[slot] == LEAF and page.leaf(slot)[:HASH_BYTES] != item[1][:HASH_BYTES]:
+        return _split(page, slot, bottom, item, below)
+    page.put_leaf(slot, item[1], item[2])
     return slot
 
 
 def _split(page: Page, slot: int, bottom: int, item: _Item, below: dict[int, list[_Item]]) -> int:
     """Replace the leaf in `slot` by a subtree of it and `item`; both go down until their paths part."""
     cut, kinds = page.cut, page.kinds
-    body = page.leaves.pop(slot)
+    body = page.take_leaf(slot)
     old = int.from_bytes(body[:HASH_BYTES], "big"), body, page.hashes[slot]
     old_bottom = cut.bottom | old[0] >> cut.shift & (cut.bottom - 1)
     if old_bottom >> bottom.bit_length() - slot.bit_length() != slot or (old[0] ^ item[0]) >> cut.path_shift:
-        raise TreeCorrupt("prefix tree: a leaf lies off its path")
+        raise TreeCorrupt(_OFF_PATH)
     parted = (bottom ^ old_bottom).bit_length()  # Levels above the bottom at which the paths have one node.
     if parted:
-        _set_leaf(page, bottom >> parted - 1, item)
-        _set_leaf(page, old_bottom >> parted - 1, old)
+        page.put_leaf(bottom >> parted - 1, *item[1:])
+        page.put_leaf(old_bottom >> parted - 1, *old[1:])
     else:
         below[bottom] = [old, item]
     node = bottom >> parted
@@ -286,15 +288,10 @@ def _split(page: Page, slot: int, bottom: int, item: _Item, below: dict[int, lis
     return bottom >> max(parted - 1, 0)
 
 
-def _set_leaf(page: Page, slot: int, item: _Item) -> None:
-    page.kinds[slot] = LEAF
-    _, page.leaves[slot], page.hashes[slot] = item
-
-
 def _contents(reader: Reader, prefix: bytes, page: _ChildPage) -> Iterator[tuple[bytes, bytes] | _ChildPage]:
     """Leaves and child pages of one page, by index."""
     if page.number == len(CUTS):
-        raise TreeCorrupt("prefix tree: a node below the last bit of an index")
+        raise TreeCorrupt(_TOO_DEEP)
     cut = CUTS[page.number]
     view = _read(reader, prefix, cut, page.path, page.version, None)
     row = view[0]
@@ -334,4 +331,4 @@ def _child_version(view: View, cut: Cut, slot: int, version: int) -> int:
 
 def _check_on_path(index: bytes, number: int, depth: int) -> None:
     if (int.from_bytes(index, "big") ^ number) >> (8 * HASH_BYTES - depth):
-        raise TreeCorrupt("prefix tree: a leaf lies off its path")
+        raise TreeCorrupt(_OFF_PATH)
