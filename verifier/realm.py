@@ -10,7 +10,7 @@ from e2eks.v1 import types_pb2 as pb
 from google.protobuf import json_format
 
 from verifier import encoding, limits
-from verifier.crypto import hashing
+from verifier.crypto import hashing, vrf
 from verifier.encoding import at_most, exact
 from verifier.errors import Malformed, Reason, Refused
 from verifier.types import AuthorizationPolicy, Realm, Verifier
@@ -87,6 +87,8 @@ def realm_from(message: pb.RealmConfig) -> Realm:
         raise Malformed("a realm's epoch_ttl_ms is 0")
     name = _name(message.realm, "a realm's name")
     vrf_public_key = exact(message.vrf_public_key, limits.KEY_BYTES, "VRF public key")
+    if not vrf.validate_key(vrf_public_key):
+        raise Malformed("the VRF public key is not a valid key")
     most = limits.VERIFICATION_POLICY_KEYS
     genesis = encoding.policy_from(message.genesis_policy, most, "genesis policy")
     verification = encoding.policy_from(message.verification_policy, most, "verification policy")

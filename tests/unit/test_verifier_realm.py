@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 
@@ -57,6 +58,7 @@ def test_realm_hash_binds_name_suite_vrf_key_and_genesis_policy() -> None:
         pytest.param({"realm": "exämple"}, id="name outside ASCII"),
         pytest.param({"epoch_ttl_ms": "0"}, id="no time to live"),
         pytest.param({"vrf_public_key": "AAAA"}, id="short VRF key"),
+        pytest.param({"vrf_public_key": base64.b64encode(bytes(32)).decode()}, id="VRF key of small order"),
         pytest.param({"genesis_policy": {}}, id="no genesis policy"),
     ],
 )
