@@ -87,14 +87,12 @@ class LevelDBStore:
         self, source: Any, start: bytes, stop: bytes, reverse: bool, limit: int | None
     ) -> Iterator[Row]:
         """Open the iterator now, so that it shows this moment, and read it as the caller asks for rows."""
-        # plyvel 1.5.1 loses the row of a backward range that holds no row but the one at its start, so a
-        # backward range is left open at that end and cut off here.
-        lower = None if reverse else start
         try:
-            rows = source.iterator(start=lower, stop=stop, reverse=reverse, verify_checksums=True)
+            cursor = source.raw_iterator(verify_checksums=True)
         except _FAILURES as error:
             raise self._halt(error) from error
-        return self._guarded(islice(_from(start, rows) if reverse else rows, limit))
+        rows = _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+        return self._guarded(islice(rows, limit))
 
     def _guarded(self, rows: Iterator[Row]) -> Iterator[Row]:
         try:
@@ -158,11 +156,32 @@ class _Snapshot:
         return source
 
 
-def _from(start: bytes, backward: Iterator[Row]) -> Iterator[Row]:
-    for row in backward:
+# plyvel's raw iterators raise on every damaged block they meet. Its comfortable ones (1.5.1) end in silence
+# when the last block is damaged, and lose the row of a backward range that holds only the one at its start.
+
+
+def _forward(cursor: Any, start: bytes, stop: bytes) -> Iterator[Row]:
+    cursor.seek(start)
+    while cursor.valid():
+        row: Row = cursor.item()
+        if row[0] >= stop:
+            return
+        yield row
+        cursor.next()
+
+
+def _backward(cursor: Any, start: bytes, stop: bytes) -> Iterator[Row]:
+    cursor.seek(stop)
+    if cursor.valid():
+        cursor.prev()
+    else:
+        cursor.seek_to_last()
+    while cursor.valid():
+        row: Row = cursor.item()
         if row[0] < start:
             return
         yield row
+        cursor.prev()
 
 
 def _open(path: str, create: bool, cache_bytes: int) -> Any:

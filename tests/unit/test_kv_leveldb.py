@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,8 @@ def test_a_flipped_bit_is_never_answered_with_other_rows(tmp_path: Path, kind: s
     if kind != "*.log":  # opening again moves the rows from the write-ahead log into a table file
         LevelDBStore(tmp_path / "good").close()
     noticed = 0
-    for flip in range(16):
-        damaged = tmp_path / f"damaged-{flip}"
+    for flip, read in product(range(8), (_read_by_key, _read_forward, _read_backward)):
+        damaged = tmp_path / f"{read.__name__}-{flip}"
         shutil.copytree(tmp_path / "good", damaged)
         victim = max(damaged.glob(kind), key=lambda path: path.stat().st_size)
         content = bytearray(victim.read_bytes())
@@ -132,12 +133,40 @@ def test_a_flipped_bit_is_never_answered_with_other_rows(tmp_path: Path, kind: s
         victim.write_bytes(content)
         try:
             with closing(LevelDBStore(damaged, create=False)) as store:
-                if flip % 2:
-                    assert dict(store.scan(b"", b"\xff")) == ROWS
-                assert all(store.get(key) == value for key, value in ROWS.items())
+                read(store)
         except StorageError:
             noticed += 1
-    assert noticed >= 3
+    assert noticed >= 8
+
+
+@pytest.mark.parametrize("stop", [b"\xff", b"key-0299\x00"])
+def test_a_damaged_block_is_refused_wherever_it_lies(tmp_path: Path, stop: bytes) -> None:
+    """The last block too: a scan that ends before its rows looks like one that has no more."""
+    with closing(LevelDBStore(tmp_path / "good")) as store:
+        store.write(dict(ROWS))
+    LevelDBStore(tmp_path / "good").close()
+    (table,) = (tmp_path / "good").glob("*.ldb")
+    blocks_end = table.read_bytes().rindex(ROWS[b"key-0299"])
+    for position in range(10, blocks_end, 300):
+        damaged = tmp_path / f"damaged-{position}"
+        shutil.copytree(tmp_path / "good", damaged)
+        content = bytearray(table.read_bytes())
+        content[position] ^= 0x01
+        (damaged / table.name).write_bytes(content)
+        with closing(LevelDBStore(damaged)) as store, pytest.raises(StorageError):
+            list(store.scan(b"", stop))
+
+
+def _read_by_key(store: LevelDBStore) -> None:
+    assert {key: store.get(key) for key in ROWS} == ROWS
+
+
+def _read_forward(store: LevelDBStore) -> None:
+    assert list(store.scan(b"", b"\xff")) == sorted(ROWS.items())
+
+
+def _read_backward(store: LevelDBStore) -> None:
+    assert list(store.scan(b"", b"\xff", reverse=True)) == sorted(ROWS.items(), reverse=True)
 
 
 def test_a_damaged_row_halts_the_store(tmp_path: Path) -> None:
