@@ -120,7 +120,7 @@ def fork(story: Story) -> None:
     stage = story.stage
     genuine = decode_lookup_proof((stage.proofs / "absent.bin").read_bytes())
     replicas = [read_secret(stage.replica / "head.key")]
-    verifiers = [read_secret(stage.verifier(name) / "head.key") for name in stage.verifiers]
+    verifiers = [read_secret(stage.verifier(name) / "verifier.key") for name in stage.verifiers]
     (stage.proofs / "fork.bin").write_bytes(forge.fork(genuine, replicas, verifiers))
     story.client(FORK, "lookup", NOBODY, impostor=True, answer="fork")
     story.save("fork", NOBODY, FORK)
