@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError
 from kv.interface import Reader
 from kv.keys import u64
 from kv.overlay import Overlay
-from verifier import encoding, limits
 from verifier import epoch as epoch_law
+from verifier import limits
 from verifier.daemon.evidence import Comparison, Evidence, Kind
 from verifier.daemon.state import (
     RowCorrupt,
@@ -304,23 +304,3 @@ def _later_rules(message: bytes) -> int:
     except DecodeError:
         return 0
     return highest if highest > limits.RULES else 0
-
-
-def own_signatures(steps: Sequence[VerifierStep], key_id: bytes, public_key: bytes) -> dict[int, bytes]:
-    """Epoch -> signature of the heads among `steps` that carry a valid one by this verifier's own key."""
-    found: dict[int, bytes] = {}
-    for step in steps:
-        if not isinstance(step, EpochStep):
-            continue
-        valid = epoch_law.signers(step.head, {}, {key_id: public_key}, (key_id,)).verifiers
-        for ratification in step.head.ratifications:
-            for made in ratification.signatures:
-                if made.key_id == key_id and key_id in valid:
-                    found[step.head.head.epoch] = made.signature
-    return found
-
-
-def encode_steps(steps: Sequence[bytes]) -> bytes:
-    """One streamed message of encoded steps; for tests and tools."""
-    wire = [verification_pb2.VerifierStep.FromString(step) for step in steps]
-    return encoding.canonical(verification_pb2.VerifierSteps(steps=wire))

@@ -1,0 +1,154 @@
+"""A verifier's configuration: TOML in, one frozen value out; unknown keys refused, secrets by path only.
+
+Paths are relative to the file. Reading a configuration changes nothing and reads no secret.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from verifier import limits
+from verifier.daemon.failures import ConfigError
+from verifier.daemon.files import read_file
+from verifier.errors import Malformed
+from verifier.realm import parse_realm_json
+from verifier.types import Realm
+
+SCHEMA = 1
+CONFIG_BYTES = 64 * 1024
+DEFAULT_PORT = 4630
+VERIFICATION_PORT = 4626
+PUSH_PORT = 4628
+
+
+class _Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    certificate: str = "tls.pem"
+    key: str = "tls.key"
+
+
+class _Keyserver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    verification: list[str]
+    push: list[str]
+
+
+class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long to wait, in milliseconds.
+
+    A connection is tried again after retry_min_ms, doubling up to retry_max_ms. A stream that follows is
+    renewed, at the next address, after stream_renew_ms: a replica that hangs cannot hold a verifier for
+    longer.
+    """
+
+    retry_min_ms: int = 250
+    retry_max_ms: int = 5_000
+    push_timeout_ms: int = 15_000
+    stream_renew_ms: int = 600_000
+    compare_interval_ms: int = 30_000
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: int
+    name: str
+    keyserver: _Keyserver
+    realm: str = "realm.json"
+    key: str = "verifier.key"
+    sign_once_register: str = "sign-once.register"
+    data: str = "data"
+    evidence: str = "evidence"
+    status: str = "status.json"
+    listen: str = ""
+    tls: _Tls = _Tls()
+    times: Times = Times()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a verifier is started with. `listen` "" = RatifiedHeads is not served."""
+
+    path: Path
+    name: str
+    realm: Realm
+    realm_file: Path
+    key: Path
+    sign_once_register: Path
+    data: Path
+    evidence: Path
+    status: Path
+    listen: str
+    verification: tuple[str, ...]
+    push: tuple[str, ...]
+    tls_certificate: Path
+    tls_key: Path
+    times: Times
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in a TOML file, with its realm. Raises ConfigError."""
+    place = path.absolute()
+    file = _parse(place, read_file(place, CONFIG_BYTES, "configuration"))
+    folder = place.parent
+    for address in (
+        *file.keyserver.verification,
+        *file.keyserver.push,
+        *filter(None, (file.listen,)),
+    ):
+        split_address(address, str(place))
+    if not file.keyserver.verification or not file.keyserver.push:
+        raise ConfigError(f"{place}: keyserver.verification and keyserver.push each need an address")
+    if not 0 < file.times.retry_min_ms <= file.times.retry_max_ms:
+        raise ConfigError(f"{place}: times.retry_min_ms is at least 1 and at most retry_max_ms")
+    if min(file.times.push_timeout_ms, file.times.stream_renew_ms, file.times.compare_interval_ms) < 1:
+        raise ConfigError(f"{place}: every time is at least 1 ms")
+    return Config(
+        path=place,
+        name=file.name,
+        realm=load_realm(folder / file.realm),
+        realm_file=folder / file.realm,
+        key=folder / file.key,
+        sign_once_register=folder / file.sign_once_register,
+        data=folder / file.data,
+        evidence=folder / file.evidence,
+        status=folder / file.status,
+        listen=file.listen,
+        verification=tuple(file.keyserver.verification),
+        push=tuple(file.keyserver.push),
+        tls_certificate=folder / file.tls.certificate,
+        tls_key=folder / file.tls.key,
+        times=file.times,
+    )
+
+
+def _parse(place: Path, data: bytes) -> _File:
+    try:
+        tree = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{place} is not TOML: {error}") from None
+    if tree.get("schema") != SCHEMA:
+        raise ConfigError(f"{place}: this version reads `schema = {SCHEMA}` only, not {tree.get('schema')!r}")
+    try:
+        return msgspec.convert(tree, _File)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{place}: {error}. Correct or remove the key") from None
+
+
+def load_realm(path: Path) -> Realm:
+    """The realm in a realm.json. Raises ConfigError."""
+    try:
+        return parse_realm_json(read_file(path, limits.REALM_JSON_BYTES, "realm file"))
+    except Malformed as error:
+        raise ConfigError(f"{path} is not a usable realm file: {error}") from None
+
+
+def split_address(address: str, what: str) -> tuple[str, int]:
+    """Host, without the brackets of IPv6, and port of "host:port". Raises ConfigError."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ConfigError(f"{what}: {address!r} is not host:port")
+    if ":" in host and not bracketed:
+        raise ConfigError(f"{what}: an IPv6 address stands in brackets, as in [::1]:{DEFAULT_PORT}")
+    return (host[1:-1] if bracketed else host), int(port)

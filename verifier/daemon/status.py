@@ -1,0 +1,48 @@
+"""The status file: where a running verifier stands, for `verifier status`. May be lost; the database
+decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from verifier.daemon.failures import ConfigError
+from verifier.daemon.files import read_file, replace_file
+
+SCHEMA = "e2eks.verifier-status/1"
+REFRESH_MS = 10_000  # written at least this often, even when nothing changed
+ALIVE_MS = 3 * REFRESH_MS
+STATUS_BYTES = 64 * 1024
+
+
+class StatusFile:
+    """The file of one verifier."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._written: Mapping[str, Any] = {}
+        self._written_ms = 0
+
+    def write(self, standing: Mapping[str, Any], now_ms: int) -> None:
+        """Write when something changed or the file grows old. Raises ConfigError."""
+        if standing == self._written and now_ms - self._written_ms < REFRESH_MS:
+            return
+        self._written, self._written_ms = dict(standing), now_ms
+        status = {"schema": SCHEMA, "name": self._name, "updated_ms": now_ms, **standing}
+        replace_file(self._path, json.dumps(status, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def read_status(path: Path, now_ms: int) -> dict[str, Any]:
+    """The content of a status file, with `running`. Raises ConfigError."""
+    try:
+        status = json.loads(read_file(path, STATUS_BYTES, "status file"))
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or status.get("schema") != SCHEMA:
+        raise ConfigError(f"{path} is not a status file of this version")
+    fresh = abs(now_ms - int(status.get("updated_ms", 0))) < ALIVE_MS
+    return status | {"running": fresh and "stopped" not in status}
