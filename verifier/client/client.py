@@ -141,6 +141,10 @@ class Client:
         """
         return self._first(ELSEWHERE, self._fetched)
 
+    def replicas_at(self, epoch: int) -> AuthorizationPolicy:
+        """The replicas' policy of an epoch, as far as the chain of policies is known here."""
+        return self._historian.trust(epoch).replicas
+
     def _fetched(self, address: str) -> Realm:
         raw = self._transport.call(address, "GetRealm", b"")
         with self._keeping_evidence(), judging("GetRealm", raw):

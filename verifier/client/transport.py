@@ -7,15 +7,17 @@ answer is `Unreachable`.
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, Self
 
 import grpc
+from e2eks.v1 import client_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from verifier import limits
+from verifier import encoding, limits
 from verifier.client.outcome import Unreachable
 from verifier.errors import Reason, Refused
 
@@ -155,3 +157,20 @@ def _as_refusal(error: grpc.RpcError) -> Refused | None:
 
 def _as_unreachable(address: str, error: grpc.RpcError) -> Unreachable:
     return Unreachable(f"{address}: {error.code().name}: {error.details()}")
+
+
+def fetch_realm_json(address: str, timeout_s: float) -> bytes:
+    """What the server at `address` publishes as its realm.json, over TLS with whatever certificate it shows.
+
+    Authenticated by nothing: the caller compares the realm's fingerprint. Raises Refused, Unreachable.
+    """
+    target = with_port(address)
+    host, _, port = target.rpartition(":")
+    try:
+        shown = ssl.get_server_certificate((host.strip("[]"), int(port)), timeout=timeout_s)
+    except OSError as error:
+        raise Unreachable(f"{address}: {error}") from None
+    with GrpcTransport([target], tls_roots_pem=[shown], timeout_s=timeout_s) as transport:
+        raw = transport.call(target, "GetRealm", b"")
+    message = encoding.parse(client_pb2.GetRealmResponse, raw, ANSWER_BYTES, "realm answer")
+    return message.realm_json
