@@ -136,12 +136,12 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     place = Path(path).absolute()
     file = _parse(place, read_file(place, CONFIG_BYTES, "configuration"))
     folder = place.parent
-    realm_file = folder / file.realm
-    realm_json = read_file(realm_file, limits.REALM_JSON_BYTES, "realm file")
+    realm_file = (folder / file.realm).resolve()
+    realm, realm_json = _read_realm(realm_file)
     config = Config(
         path=place,
         data=folder / file.data,
-        realm=_realm(realm_file, realm_json),
+        realm=realm,
         realm_file=realm_file,
         realm_json=realm_json,
         replica_name=file.replica,
@@ -183,9 +183,15 @@ def _parse(place: Path, data: bytes) -> _File:
         raise ConfigError(f"{place}: {error}. Correct or remove the key") from None
 
 
-def _realm(path: Path, data: bytes) -> Realm:
+def load_realm(path: Path) -> Realm:
+    """The realm in a realm.json. Raises ConfigError."""
+    return _read_realm(path)[0]
+
+
+def _read_realm(path: Path) -> tuple[Realm, bytes]:
+    data = read_file(path, limits.REALM_JSON_BYTES, "realm file")
     try:
-        return parse_realm_json(data)
+        return parse_realm_json(data), data
     except Malformed as error:
         raise ConfigError(f"{path} is not a usable realm file: {error}") from None
 
@@ -252,18 +258,16 @@ def check_split_view(config: Config) -> None:
 
 
 def check_files(config: Config) -> None:
-    """That every file the configuration names is there and every secret is private. Raises ConfigError."""
+    """That every file the configuration names is there and every secret is private. Raises ConfigError.
+
+    A missing sign-once register is the signer's business: such a replica may still answer lookups.
+    """
     for secret in (config.head_key, config.vrf_key, config.tls.key):
         check_private(secret)
     read_file(config.tls.certificate, CONFIG_BYTES, "TLS certificate")
     config.verifier_certificates()
     for method in config.registration.client_certificate:
         read_file(method.ca, CONFIG_BYTES, "certificate authority")
-    if not config.sign_once_register.is_file():
-        raise ConfigError(
-            f"the sign-once register {config.sign_once_register} is missing. If this replica has ever "
-            "signed, it must not sign under this key again: give it a new key"
-        )
 
 
 def split_address(address: str, what: str) -> tuple[str, int]:
@@ -312,3 +316,12 @@ def effective(config: Config) -> dict[str, Any]:
         "update_timeout_ms": config.update_timeout_ms,
         "allow_split_view": config.allow_split_view,
     }
+
+
+def settings_in_file(config: Config) -> frozenset[str]:
+    """Dotted names of the settings that the file itself gives; all others have their defaults."""
+    tree = tomllib.loads(read_file(config.path, CONFIG_BYTES, "configuration").decode("utf-8"))
+    names: set[str] = set()
+    for name, value in tree.items():
+        names |= {f"{name}.{inner}" for inner in value} if isinstance(value, dict) else {name}
+    return frozenset(names)

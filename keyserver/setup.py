@@ -60,8 +60,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to set up. `domains` empty = the realm's name; `listen_host` empty = found from the replica's
-    host.
+    """What to set up. Empty `domains` = the realm's name; empty `listen_host` = by the replica's host.
 
     `registration_ca` is a PEM file whose certificates prove addresses of all domains.
     """
@@ -229,12 +228,18 @@ def _registration_toml(plan: Plan) -> str:
         lines.append("[[registration.client_certificate]]")
         lines.append(f"domains = {domains}")
         lines.append('ca = "registration-ca.pem"')
-    return "\n".join(lines) or "# no method yet: nobody can register. See the README, Registration"
+    return "\n".join(lines) or _NO_METHOD
 
+
+_NO_METHOD = """\
+# No method yet: nobody can register. An authority whose certificates name mail addresses admits their holders:
+# [[registration.client_certificate]]
+# domains = ["example.org"]
+# ca = "registration-ca.pem\""""
 
 _TEMPLATE = """\
-# A replica of an e2eks realm. Paths are relative to this file. `keyserver serve -c FILE --check` shows all
-# settings.
+# A replica of an e2eks realm. Paths are relative to this file.
+# `keyserver serve -c FILE --check` shows all settings in effect.
 schema = 1
 realm = "{realm}"
 replica = "{replica}"

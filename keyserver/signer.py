@@ -1,5 +1,4 @@
-"""The only holder of a replica's secrets: its head key and the realm's VRF key. Nothing here shows or logs
-them.
+"""The only holder of a replica's secrets, its head key and the realm's VRF key, which it never shows.
 
 Every signature has one purpose, and the signer builds what is signed itself: envelopes, heads, endorsements.
 A head is signed only through the sign-once register. Without a usable register the signer is in quarantine:
@@ -125,17 +124,34 @@ def load_signer(config: Config) -> Signer:
     Raises ConfigError for secrets that are missing, not private or not this realm's, StorageError for a
     register that is damaged or in use.
     """
-    seed, vrf_seed = read_secret(config.head_key), read_secret(config.vrf_key)
-    if vrf.VrfKey(vrf_seed).public_key != config.realm.vrf_public_key:
-        raise ConfigError(
-            f"{config.vrf_key} is not the VRF key of realm {config.realm.name}. Give it the realm's key"
-        )
-    key_id = hashing.key_id(signatures.public_key(seed))
-    if key_id not in config.realm.genesis_policy.keys:
-        raise ConfigError(f"{config.head_key} is not the key of a replica of realm {config.realm.name}")
+    seed, vrf_seed, key_id = _secrets(config)
     try:
-        return Signer(
-            config.realm, seed, vrf_seed, SignOnceRegister.open(config.sign_once_register, key_id=key_id)
-        )
+        register = SignOnceRegister.open(config.sign_once_register, key_id=key_id)
     except RegisterMissing as error:
         return Signer(config.realm, seed, vrf_seed, None, why=str(error))
+    return Signer(config.realm, seed, vrf_seed, register)
+
+
+def check_secrets(config: Config) -> None:
+    """That the keys are this realm's and the register is there. Raises ConfigError.
+
+    Does not open the register, so that a running replica can be checked.
+    """
+    _secrets(config)
+    if not config.sign_once_register.is_file():
+        raise ConfigError(
+            f"the sign-once register {config.sign_once_register} is missing. This replica would answer "
+            "lookups but sign nothing: it may have signed before. Give it a new key"
+        )
+
+
+def _secrets(config: Config) -> tuple[bytes, bytes, bytes]:
+    """Seeds of head key and VRF key, and the id of the head key. Raises ConfigError."""
+    seed, vrf_seed = read_secret(config.head_key), read_secret(config.vrf_key)
+    name = config.realm.name
+    if vrf.VrfKey(vrf_seed).public_key != config.realm.vrf_public_key:
+        raise ConfigError(f"{config.vrf_key} is not the VRF key of realm {name}. Put the realm's key there")
+    key_id = hashing.key_id(signatures.public_key(seed))
+    if key_id not in config.realm.genesis_policy.keys:
+        raise ConfigError(f"{config.head_key} is not the key of a replica of realm {name}")
+    return seed, vrf_seed, key_id

@@ -137,8 +137,7 @@ class SignOnceRegister:
             return self._rows.get(epoch)
 
     def sign_once(self, epoch: int, head_hash: bytes, make: Callable[[], Row]) -> Row:
-        """The row of `epoch`: the stored one if there is one, else the one `make` returns, once it is on the
-        disk.
+        """The row of `epoch`: the stored one, or else the one `make` returns, once it is on the disk.
 
         `make` is called only if the epoch may be signed. Raises AlreadySigned when the stored row is about
         another head, BelowFloor, and StorageError when the row could not be stored; the signature must then

@@ -134,9 +134,7 @@ def test_a_secret_that_others_may_read_is_refused_with_the_remedy(path: Path, na
             read_secret(secret)
 
 
-@pytest.mark.parametrize(
-    "name", ["head.key", "vrf.key", "tls.key", "tls.pem", "verifiers.json", "sign-once.register"]
-)
+@pytest.mark.parametrize("name", ["head.key", "vrf.key", "tls.key", "tls.pem", "verifiers.json"])
 def test_a_file_that_is_missing_is_named(path: Path, name: str) -> None:
     (path.parent / name).unlink()
     with pytest.raises(ConfigError, match=name):

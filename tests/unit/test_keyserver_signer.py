@@ -162,7 +162,7 @@ def test_a_damaged_register_is_refused(config: Config) -> None:
     data = bytearray(config.sign_once_register.read_bytes())
     data[20] ^= 1
     config.sign_once_register.write_bytes(data)
-    with pytest.raises(RegisterCorrupt, match="sign-once.register"):
+    with pytest.raises(RegisterCorrupt, match=r"sign-once\.register"):
         load_signer(config)
 
 

@@ -1,0 +1,371 @@
+"""The command `keyserver`. Data goes to stdout, everything else to stderr; a traceback only if asked for.
+
+Only click is imported here at the top, so that help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyserver.command_line import Commands, config_option, examples, flat, output_option, path_option, show
+
+if TYPE_CHECKING:
+    from keyserver.config import Config
+    from verifier.types import Realm
+
+url_option = click.option("--url", default="", help="HTTP listener to ask, instead of the configuration's.")
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds to wait."
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="e2eks", message="keyserver %(version)s")
+def keyserver() -> None:
+    """A keyserver that cannot lie unseen: set up a realm, serve it, look after it.
+
+    \b
+    Try it:     keyserver demo
+    Exit codes: 0 done  1 unexpected  2 usage or configuration  5 unreachable  6 refused
+    """
+
+
+# Setting up
+
+
+@keyserver.command(
+    epilog=examples(
+        "keyserver init ./realm --realm example.org --replica r1=keys.example.org",
+        "keyserver init ./realm --realm test.example --insecure-skip-registration-proof",
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--realm", required=True, help="Name of the realm, usually a domain.")
+@click.option(
+    "--replica",
+    "replicas",
+    multiple=True,
+    metavar="NAME=HOST",
+    help="A replica and the host its clients reach it by. [default: r1=localhost]",
+)
+@click.option("--domain", "domains", multiple=True, help="Domain of user ids. [default: the realm's name]")
+@click.option("--listen", "listen_host", default="", metavar="HOST", help="Address to listen on.")
+@click.option(
+    "--port-base",
+    type=click.IntRange(1, 65531),
+    metavar="N",
+    help="Ports N public, N+1 verification, N+3 push, N+4 HTTP. [default: 4625, 4626, 4628, 25519]",
+)
+@path_option("--registration-ca", help="PEM file of an authority whose certificates admit registrations.")
+@click.option("--insecure-skip-registration-proof", is_flag=True, help="Anybody may register any free name.")
+@output_option
+def init(
+    folder: Path,
+    realm: str,
+    replicas: tuple[str, ...],
+    domains: tuple[str, ...],
+    listen_host: str,
+    port_base: int | None,
+    registration_ca: Path | None,
+    insecure_skip_registration_proof: bool,
+    output: str,
+) -> None:
+    """Set up a realm in DIR: keys, certificates, realm.json and a configuration for each replica."""
+    from datetime import UTC, datetime
+
+    from keyserver import setup
+
+    ports = setup.Ports()
+    if port_base is not None:
+        ports = setup.Ports(port_base, port_base + 1, port_base + 3, port_base + 4)
+    plan = setup.Plan(
+        realm=realm,
+        replicas=tuple(_replica(text) for text in replicas) or setup.Plan(realm).replicas,
+        domains=domains,
+        listen_host=listen_host,
+        ports=ports,
+        registration_ca=registration_ca,
+        insecure_skip_registration_proof=insecure_skip_registration_proof,
+    )
+    made = setup.init(folder, plan, datetime.now(UTC))
+    for line in (
+        f"✓ realm {realm} in {folder}",
+        f"✓ its authority's key is in {folder / 'ca'}: keep it offline",
+        "  next: let verifiers run `verifier init DIR --realm-file realm.json` and add them with",
+        f"        keyserver realm add-verifier -c {made.configs[0]} INFO-FILE...",
+    ):
+        click.echo(line, err=True)
+    record = {
+        "schema": "e2eks.init/1",
+        "realm": realm,
+        "fingerprint": made.fingerprint,
+        "realm_file": str(made.realm_file),
+        "configs": [str(path) for path in made.configs],
+    }
+    show(record, output)
+
+
+def _replica(text: str) -> Any:
+    from keyserver.setup import Replica
+
+    name, equals, host = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=HOST", param_hint="--replica")
+    return Replica(name, host)
+
+
+@keyserver.group(cls=Commands)
+def realm() -> None:
+    """Show the realm, list its verifiers."""
+
+
+@realm.command("show", epilog=examples("keyserver realm show -c replicas/r1/keyserver.toml -o json"))
+@config_option
+@path_option("--realm-file", help="A realm.json, instead of the configuration's.")
+@output_option
+def realmshow(config_file: Path, realm_file: Path | None, output: str) -> None:
+    """Print what clients know and pin."""
+    from verifier.realm import fingerprint
+
+    shown = _realm(config_file, realm_file)
+    record = {
+        "schema": "e2eks.realm/1",
+        "realm": shown.name,
+        "fingerprint": fingerprint(shown),
+        "realm_hash": shown.hash.hex(),
+        "domains": list(shown.domains),
+        "addresses": list(shown.addresses),
+        "epoch_ttl_ms": shown.epoch_ttl_ms,
+        "replicas": [key_id.hex() for key_id in shown.genesis_policy.keys],
+        "verifiers": [
+            {"name": v.name, "key_id": v.key_id.hex(), "address": v.address} for v in shown.verifiers
+        ],
+    }
+    show(record, output)
+
+
+@realm.command("fingerprint", epilog=examples("keyserver realm fingerprint --realm-file realm.json"))
+@config_option
+@path_option("--realm-file", help="A realm.json, instead of the configuration's.")
+def realm_fingerprint(config_file: Path, realm_file: Path | None) -> None:
+    """Print the fingerprint that people compare and pin."""
+    from verifier.realm import fingerprint
+
+    click.echo(fingerprint(_realm(config_file, realm_file)))
+
+
+@realm.command("add-verifier", epilog=examples("keyserver realm add-verifier eff.json umich.json"))
+@click.argument(
+    "info_files", metavar="INFO-FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@config_option
+@output_option
+def realm_add_verifier(info_files: tuple[Path, ...], config_file: Path, output: str) -> None:
+    """List verifiers in realm.json and let them push ratifications.
+
+    INFO-FILE is what `verifier init` made. Changes the realm's fingerprint: publish realm.json anew, then
+    restart the replica.
+    """
+    from keyserver.config import load_config
+    from keyserver.setup import add_verifiers
+    from keyserver.verifier_list import read_verifier_info
+    from verifier.realm import fingerprint
+
+    config = load_config(config_file)
+    changed = add_verifiers(config, [read_verifier_info(path) for path in info_files])
+    click.echo(f"✓ {config.realm_file} lists {len(changed.verifiers)} verifiers", err=True)
+    click.echo("  next: publish realm.json anew and restart the replica", err=True)
+    record = {
+        "schema": "e2eks.realm-change/1",
+        "fingerprint": fingerprint(changed),
+        "verifiers": [verifier.name for verifier in changed.verifiers],
+    }
+    show(record, output)
+
+
+def _realm(config_file: Path, realm_file: Path | None) -> Realm:
+    from keyserver.config import load_config, load_realm
+
+    return load_realm(realm_file) if realm_file is not None else load_config(config_file).realm
+
+
+# Serving
+
+
+@keyserver.command(
+    epilog=examples("keyserver serve -c replicas/r1/keyserver.toml", "keyserver serve --check -o json")
+)
+@config_option
+@click.option("--check", is_flag=True, help="Check everything, print the settings in effect, start nothing.")
+@click.option("--allow-split-view", is_flag=True, help="Serve although clients could be shown two histories.")
+@output_option
+def serve(config_file: Path, check: bool, allow_split_view: bool, output: str) -> None:
+    """Run a replica until SIGTERM."""
+    import dataclasses
+
+    from keyserver.config import check_files, check_split_view, load_config
+
+    config = load_config(config_file)
+    if allow_split_view:
+        config = dataclasses.replace(config, allow_split_view=True)
+    check_files(config)
+    check_split_view(config)
+    if check:
+        _check(config, output)
+        return
+    from keyserver.run import serve as run_replica
+
+    run_replica(config)
+
+
+def _check(config: Config, output: str) -> None:
+    """What only a start would otherwise find out, without waiting for a running replica to end."""
+    from keyserver.admission.gate import Gate
+    from keyserver.config import effective, settings_in_file
+    from keyserver.signer import check_secrets
+
+    Gate(config.registration, config.realm)
+    check_secrets(config)
+    record = effective(config)
+    if output == "table":
+        given = settings_in_file(config)
+        for name, value in flat(record):
+            is_given = name in given or name.rpartition(".")[0] in given or name in ("schema", "file")
+            click.echo(f"{name:40} {value}" + ("" if is_given else "  (default)"))
+    else:
+        show(record, output)
+    click.echo("✓ the configuration is usable", err=True)
+
+
+# Looking after
+
+
+@keyserver.command(epilog=examples("keyserver status -o json | jq .head.epoch"))
+@config_option
+@url_option
+@timeout_option
+@output_option
+def status(config_file: Path, url: str, timeout: float, output: str) -> None:
+    """Ask a running replica how it is. Exit code 0 if it is ready, 5 if not."""
+    from keyserver.remote_status import fetch_status
+
+    record = fetch_status(config_file, url, timeout)
+    show(record, output)
+    if not record.get("ready"):
+        click.get_current_context().exit(5)
+
+
+@keyserver.command(epilog=examples("keyserver head -o json | jq -r .root_hash"))
+@config_option
+@url_option
+@timeout_option
+@output_option
+def head(config_file: Path, url: str, timeout: float, output: str) -> None:
+    """Print the newest epoch head of a running replica, and who ratified it."""
+    from keyserver.remote_status import fetch_status
+    from verifier.errors import Reason, Refused
+
+    record = fetch_status(config_file, url, timeout).get("head")
+    if not record:
+        raise Refused(
+            Reason.NOT_READY, "the replica has no epoch yet. Wait for its first epoch and ask again"
+        )
+    show({"schema": "e2eks.head/1", **record}, output)
+
+
+@keyserver.command("log-dump", epilog=examples("keyserver log-dump --from 100 --limit 10"))
+@config_option
+@click.option(
+    "--from", "start", type=click.IntRange(min=1), default=1, show_default=True, help="First index."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Most entries to print.")
+@output_option
+def log_dump(config_file: Path, start: int, limit: int | None, output: str) -> None:
+    """Print the log of a stopped replica, one entry a line. Names and profiles are not shown."""
+    from keyserver.config import load_config
+    from keyserver.log_dump import dump, one_line
+
+    for record in dump(load_config(config_file).data / "log", start, limit):
+        if output == "table":
+            click.echo(one_line(record))
+        else:
+            show(record, "jsonl")
+
+
+# The rest
+
+
+@keyserver.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Show a whole realm on this machine.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Loaded only when it is called."""
+    from keyserver.demo.command import demo as play
+
+    play.main(list(arguments), prog_name="keyserver demo", standalone_mode=False)
+
+
+@keyserver.command(epilog=examples('eval "$(keyserver completion bash)"'))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script for a shell."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(keyserver, {}, "keyserver", "_KEYSERVER_COMPLETE").source())
+
+
+# Ending
+
+
+def main() -> None:
+    """The console script: runs a command and ends the process with the exit code of contract section 4."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; the exit code of contract section 4."""
+    try:
+        result = keyserver.main(arguments, prog_name="keyserver", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except BrokenPipeError:
+        # Or the interpreter would complain about the closed pipe once more, at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _fail(error)
+
+
+def _fail(error: Exception) -> int:
+    from keyserver import exits
+    from kv.interface import StorageError
+    from verifier.errors import E2eksError, Refused
+
+    if os.environ.get("E2EKS_DEBUG"):
+        traceback.print_exception(error)
+    cause = exits.innermost(error)
+    text = str(cause)
+    if isinstance(cause, Refused):
+        text = f"{text} ({cause.reason})"
+    elif not isinstance(cause, E2eksError | StorageError):
+        # What an unforeseen error says may hold a name or a secret.
+        text = (
+            f"unexpected {type(cause).__name__}: a bug. Run again with E2EKS_DEBUG=1 and report what it shows"
+        )
+    click.echo(f"keyserver: error: {text}", err=True)
+    return exits.exit_code(cause)
