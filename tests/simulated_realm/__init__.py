@@ -33,9 +33,16 @@ class SimulatedRealm:
     method refuse (`refusals`) or rewrite its answers (`tampering`). `calls` are recorded.
     """
 
-    def __init__(self, realm: Realm = REALM, addresses: Sequence[str] = ADDRESSES) -> None:
+    def __init__(
+        self,
+        realm: Realm = REALM,
+        addresses: Sequence[str] = ADDRESSES,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """`clock` dates the heads, for a client that looks at its own; else a second apart since START_MS."""
         self.realm = realm
         self.addresses: Sequence[str] = addresses
+        self.clock = clock
         self.directory = Directory(realm)
         self.replicas: list[tuple[Key, ...]] = []  # who signs head n, at n - 1
         self.verifiers: tuple[Key, ...] = VERIFIERS
@@ -77,6 +84,8 @@ class SimulatedRealm:
     def close(self, next_replicas: tuple[Key, ...] = (), **changes: object) -> int:
         """End the epoch; `next_replicas` become the replicas of the next one. Its number."""
         signers = self._current_replicas
+        if self.clock is not None:
+            changes.setdefault("issue_time_ms", max(self.clock(), self.directory.chain.issue_time_ms + 1))
         if next_replicas:
             changes["next_epoch_policy"] = self._majority(next_replicas)
             signers = (*signers, *(key for key in next_replicas if key not in signers))
@@ -90,7 +99,7 @@ class SimulatedRealm:
 
     def fork(self) -> SimulatedRealm:
         """A second world with the same past and the same keys."""
-        other = SimulatedRealm(self.realm, self.addresses)
+        other = SimulatedRealm(self.realm, self.addresses, self.clock)
         mine, theirs = self.directory, other.directory
         theirs.chain, theirs.entries = mine.chain, dict(mine.entries)
         theirs.heads, theirs.states = list(mine.heads), [dict(state) for state in mine.states]
