@@ -232,7 +232,7 @@ def _registration_toml(plan: Plan) -> str:
 
 
 _NO_METHOD = """\
-# No method yet: nobody can register. An authority whose certificates name mail addresses admits their holders:
+# No method yet: nobody can register. To admit the holders of certificates that name their mail addresses:
 # [[registration.client_certificate]]
 # domains = ["example.org"]
 # ca = "registration-ca.pem\""""

@@ -28,8 +28,8 @@ from cryptography.x509.verification import (
 )
 from e2eks.v1 import client_pb2 as pb
 
+from keyserver.admission.proof_id import proof_id
 from keyserver.files import ConfigError, read_file
-from keyserver.machine.commands import proof_id
 from verifier.crypto import hashing, signatures
 from verifier.errors import Reason, Refused
 

@@ -13,8 +13,8 @@ from typing import Protocol
 from e2eks.v1 import client_pb2 as pb
 
 from keyserver.admission.client_certificate import ClientCertificateMethod
+from keyserver.admission.proof_id import proof_id
 from keyserver.config import Registration
-from keyserver.machine.commands import proof_id
 from verifier.errors import Malformed, Reason, Refused
 from verifier.limits import REGISTRATION_PROOF_BYTES
 from verifier.realm import check_user_id

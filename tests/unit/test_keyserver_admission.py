@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
 )
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from e2eks.v1 import client_pb2 as pb
 from samples import REALM
@@ -29,6 +29,7 @@ from keyserver.admission.client_certificate import FRESH_MS, proof_message
 from keyserver.admission.gate import Gate
 from keyserver.config import ClientCertificateAuthority, Registration
 from keyserver.files import ConfigError
+from verifier.client.admission import client_certificate_proof
 from verifier.errors import Reason, Refused
 
 DOMAIN = REALM.domains[0]
@@ -252,6 +253,21 @@ def test_a_chain_over_an_intermediate_is_accepted_with_and_without_its_root(gate
     middle, root = authority("middle", "ca"), authority("ca")
     for chain in ((middle,), (middle, root)):
         assert verify(gate, prove(leaf, chain=(der(leaf.issue()), *map(der, chain))))
+
+
+@pytest.mark.parametrize("kind", ["p256", "ed25519", "rsa2048"])
+def test_what_the_client_makes_is_accepted(gate: Gate, kind: str) -> None:
+    leaf = Leaf(kind=kind, issuer="middle")
+    chain = (leaf.issue(), authority("middle", "ca"))
+    made = client_certificate_proof(
+        REALM,
+        ALICE,
+        ENTRY,
+        chain_pem=b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain),
+        key_pem=key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        time_ms=NOW_MS,
+    )
+    assert verify(gate, pb.RegistrationProof.FromString(made))
 
 
 def test_one_of_several_addresses_is_enough(gate: Gate) -> None:
