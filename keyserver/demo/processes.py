@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 READY_SECONDS = 60.0  # a cold start on a busy machine; a warm one takes two
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
+PORTS = (12_000, 32_000)
 
 
 class DemoFailed(Exception):
@@ -26,11 +28,18 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that is free now, and that the kernel gives to nobody else.
+
+    Below the ephemeral range: who retries a closed port in that range may in the end connect to itself.
+    """
+    while True:
+        port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_until(ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -70,15 +79,15 @@ class Processes:
         process.kill()
         process.wait()
 
-    def stop(self, name: str) -> None:
-        """SIGTERM and wait; SIGKILL if it does not obey."""
+    def stop(self, name: str) -> int:
+        """SIGTERM and wait; SIGKILL if it does not obey. The exit status."""
         process = self.running.pop(name)
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+        return process.wait()
 
     def stop_all(self) -> None:
         """Stop what still runs, last started first."""

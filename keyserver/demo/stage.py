@@ -73,16 +73,19 @@ class Stage:
 
     # Setting up
 
-    def set_up(self) -> None:
-        """Keys, certificates and configuration of replica and verifiers; the realm lists the verifiers."""
-        plan = setup.Plan(
+    def plan(self) -> setup.Plan:
+        """What to set up; tests play on the same stage with other plans."""
+        return setup.Plan(
             realm=REALM,
             replicas=(setup.Replica(REPLICA, HOST),),
             ports=self.ports,
             epochs=EPOCHS,
             insecure_skip_registration_proof=True,
         )
-        setup.init(self.folder, plan, datetime.now(UTC))
+
+    def set_up(self) -> None:
+        """Keys, certificates and configuration of replica and verifiers; the realm lists the verifiers."""
+        setup.init(self.folder, self.plan(), datetime.now(UTC))
         for folder in (self.home, self.proofs, self.folder / "verifiers"):
             folder.mkdir(mode=0o700)
         with ThreadPoolExecutor() as pool:
