@@ -76,10 +76,9 @@ def _finish(story: Story, result: dict[str, object], script: bool) -> None:
 
 
 def _wait(story: Story, stop: threading.Event, serve: bool) -> None:
-    folder = story.stage.folder
     story.say("\nThe realm goes on serving. In another terminal:")
     story.say(f"    export E2EKS_HOME={story.stage.home}")
-    story.say(f"    e2eks --config {folder / 'realm.json'} lookup alice@example.test")
+    story.say("    e2eks lookup alice@example.test")
     if serve:
         stop.wait()
         return

@@ -140,11 +140,11 @@ class Stage:
     def realm(self) -> Realm:
         return parse_realm_json(self.realm_file.read_bytes())
 
-    def e2eks(self, *arguments: str, realm_file: Path | None = None) -> CompletedProcess[str]:
-        """Run the unchanged client with the realm's file, or with another of the same fingerprint."""
-        return self.run("verifier.client", "--config", str(realm_file or self.realm_file), *arguments)
+    def e2eks(self, *arguments: str) -> CompletedProcess[str]:
+        """Run the unchanged client."""
+        return self.run("verifier.client", *arguments)
 
-    def impostor(self, answer: Path | None) -> Path:
+    def start_impostor(self, answer: Path | None) -> Path:
         """Start a lying server in front of the replica; the realm file that leads to it."""
         port = free_port()
         roots = self.folder / "ca" / "realm-ca.pem"

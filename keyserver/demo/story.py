@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from subprocess import CompletedProcess
 
 from keyserver.demo import forge, people
@@ -12,6 +13,7 @@ from keyserver.demo.processes import DemoFailed
 from keyserver.demo.stage import REPLICA, Stage, parse_json
 from keyserver.files import read_secret
 from verifier.proof_encoding import decode_lookup_proof
+from verifier.realm import fingerprint
 
 ALICE, BOB, CAROL, NOBODY = (f"{name}@example.test" for name in ("alice", "bob", "carol", "nobody"))
 VERIFIED, UNVERIFIED, ABSENT, FORK = 0, 3, 4, 8  # exit codes of the client
@@ -27,17 +29,10 @@ class Story:
     saved: dict[str, dict[str, object]] = field(default_factory=dict)
     first_epoch: int = 0
 
-    def client(
-        self, expect: int, *arguments: str, impostor: bool = False, answer: str = ""
-    ) -> CompletedProcess[str]:
+    def client(self, expect: int, *arguments: str) -> CompletedProcess[str]:
         """Run the client, show its lines, and insist on its exit code."""
         self.say(f"$ e2eks {' '.join(arguments)}")
-        realm_file = None
-        if impostor:
-            realm_file = self.stage.impostor(self.stage.proofs / f"{answer}.bin" if answer else None)
-        done = self.stage.e2eks(*arguments, realm_file=realm_file)
-        if impostor:
-            self.stage.processes.stop("impostor")
+        done = self.stage.e2eks(*arguments)
         for line in (done.stderr + done.stdout).splitlines():
             self.say(f"    {line}")
         if done.returncode != expect:
@@ -60,6 +55,8 @@ class Story:
 
 def set_up(story: Story) -> None:
     story.stage.set_up()
+    realm_file, pinned = str(story.stage.realm_file), fingerprint(story.stage.realm())
+    story.client(VERIFIED, "context", "add", realm_file, "--fingerprint", pinned)
 
 
 def start(story: Story) -> None:
@@ -105,8 +102,17 @@ def old_epoch(story: Story) -> None:
         raise DemoFailed("the client showed another epoch than the old one asked for")
 
 
+def with_impostor(story: Story, name: str, answer: Path | None, expect: int, user: str) -> None:
+    """Look `user` up at a lying server that the same realm's TLS certificate vouches for."""
+    realm_file = story.stage.start_impostor(answer)
+    pinned = fingerprint(story.stage.realm())
+    story.client(VERIFIED, "context", "add", str(realm_file), "--name", name, "--fingerprint", pinned)
+    story.client(expect, "--context", name, "lookup", user)
+    story.stage.processes.stop("impostor")
+
+
 def tampered(story: Story) -> None:
-    story.client(UNVERIFIED, "lookup", ALICE, impostor=True)
+    with_impostor(story, "altering", None, UNVERIFIED, ALICE)
     genuine = (story.stage.proofs / "alice-updated.bin").read_bytes()
     (story.stage.proofs / "tampered.bin").write_bytes(forge.tamper(genuine))
     story.save("tampered", ALICE, UNVERIFIED)
@@ -122,7 +128,7 @@ def fork(story: Story) -> None:
     replicas = [read_secret(stage.replica / "head.key")]
     verifiers = [read_secret(stage.verifier(name) / "verifier.key") for name in stage.verifiers]
     (stage.proofs / "fork.bin").write_bytes(forge.fork(genuine, replicas, verifiers))
-    story.client(FORK, "lookup", NOBODY, impostor=True, answer="fork")
+    with_impostor(story, "forking", stage.proofs / "fork.bin", FORK, NOBODY)
     story.save("fork", NOBODY, FORK)
 
 
