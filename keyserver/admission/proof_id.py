@@ -4,5 +4,5 @@ from verifier.crypto import hashing
 
 
 def proof_id(method: str, *parts: bytes) -> bytes:
-    """The id (32 bytes) of a proof of `method` (ASCII): over what identifies it, never over malleable bytes."""
+    """The id (32 bytes) of a proof of `method` (ASCII) with `parts` that identify it and cannot be varied."""
     return hashing.tagged("e2eks/1/proof-id", method.encode("ascii"), *parts)

@@ -2,18 +2,21 @@
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from keyserver import setup
+from keyserver import cli, setup
 from verifier.crypto import hashing, signatures
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
@@ -69,3 +72,31 @@ def verifier_file(folder: Path, key_of: str, **changes: str) -> VerifierFile:
     return VerifierFile(
         path, info["name"], public_key, hashing.key_id(public_key), info["tls_certificate_pem"]
     )
+
+
+@dataclass
+class Ended:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Keyserver = Callable[..., Ended]
+
+
+def keyserver_command(capsys: pytest.CaptureFixture[str]) -> Keyserver:
+    """The command `keyserver`, run in this process."""
+
+    def run(*arguments: object) -> Ended:
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ended(code, captured.out, captured.err)
+
+    return run

@@ -1,61 +1,31 @@
 """The command `keyserver`: data on stdout, exit codes of contract section 4, errors that say what to do."""
 
 import json
-import os
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import samples
 import trio
 from e2eks.v1 import command_pb2
-from operators import set_up, verifier_file
+from operators import Keyserver, keyserver_command, set_up, verifier_file
 
-from keyserver import cli, exits
 from keyserver.config import load_config
-from keyserver.files import ConfigError
 from keyserver.machine import commands
 from keyserver.setup import add_verifiers
 from keyserver.verifier_list import read_verifier_info
-from kv.interface import StorageError, StorageInUse
 from replication.local import open_local_log
-from verifier.errors import HistoryConflict, Malformed, NotRatified, Reason, Refused, VerificationError
 from verifier.realm import parse_realm_json
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Keyserver = Callable[..., Ended]
 
 
 @pytest.fixture
 def keyserver(capsys: pytest.CaptureFixture[str], empty_home: Path) -> Keyserver:
-    """The command, run in this process."""
-
-    def run(*arguments: object) -> Ended:
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Ended(code, captured.out, captured.err)
-
-    return run
+    return keyserver_command(capsys)
 
 
 @pytest.fixture
@@ -327,94 +297,3 @@ def test_the_log_of_a_running_replica_is_in_use(keyserver: Keyserver, config: Pa
     trio.run(log.stop)
     assert ended.code == 2
     assert "in use" in ended.err
-
-
-# Exit codes and errors
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (ValueError("alice@example.org"), 1),
-        (StorageError("the store failed"), 1),
-        (ConfigError("x"), 2),
-        (StorageInUse("x"), 2),
-        (VerificationError("vrf", "x"), 3),
-        (exits.Unreachable("x"), 5),
-        (Refused(Reason.RATE_LIMITED, "x"), 6),
-        (Malformed("x"), 6),
-        (NotRatified("stale", "x"), 7),
-        (HistoryConflict("x", b"", b""), 8),
-        (ExceptionGroup("g", [ValueError("v"), ExceptionGroup("h", [ConfigError("inner")])]), 2),
-        (ExceptionGroup("g", [ValueError("v")]), 1),
-        (KeyboardInterrupt(), 130),
-        (click.UsageError("x"), 2),
-        (click.FileError("x"), 2),
-    ],
-    ids=repr,
-)
-def test_every_error_ends_with_its_code_and_no_traceback(
-    keyserver: Keyserver, config: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
-) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("keyserver.config.load_config", fail)
-    ended = keyserver("serve", "-c", config)
-    assert (ended.code, ended.out) == (code, "")
-    assert "alice" not in ended.err
-
-
-def test_the_trace_of_a_bug_is_shown_when_asked_for(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("E2EKS_DEBUG", "1")
-    monkeypatch.setattr("keyserver.config.load_config", lambda _: 1 / 0)
-    assert cli.run(["serve"]) == 1
-    assert "ZeroDivisionError" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments", [(), ("nonsense",), ("serve", "--nonsense"), ("realm",), ("completion",)]
-)
-def test_wrong_usage_ends_with_2(keyserver: Keyserver, arguments: tuple[str, ...]) -> None:
-    assert keyserver(*arguments).code == 2
-
-
-@pytest.mark.parametrize(
-    "command", ["", *cli.keyserver.commands, *(f"realm {name}" for name in cli.realm.commands)]
-)
-def test_help_says_how_to_use_a_command(keyserver: Keyserver, command: str) -> None:
-    ended = keyserver(*command.split(), "--help")
-    assert ended.code == 0
-    if command not in ("", "realm"):
-        assert "Examples:" in ended.out
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script(keyserver: Keyserver, shell: str) -> None:
-    assert "_KEYSERVER_COMPLETE" in keyserver("completion", shell).out
-
-
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with this process's import path: nothing need be installed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=120)
-
-
-def test_help_imports_nothing_but_click() -> None:
-    heavy = ("cryptography", "e2eks", "google", "grpc", "msgspec", "nacl", "plyvel", "structlog", "trio")
-    script = (
-        "import sys\nfrom keyserver.cli import run\ncode = run(['serve', '--help'])\n"
-        f"loaded = [name for name in {heavy!r} if name in sys.modules]\n"
-        "sys.exit(f'loaded {loaded}' if loaded else code)"
-    )
-    done = run_python("-c", script)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_module_is_the_command(tmp_path: Path) -> None:
-    done = run_python("-m", "keyserver", "status", "-c", str(tmp_path / "none.toml"))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("keyserver: error: ")
