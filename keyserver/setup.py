@@ -89,7 +89,7 @@ class SetUp:
 def init(folder: Path, plan: Plan, now: datetime) -> SetUp:
     """Set up a realm in a folder that is empty or not there.
 
-    Raises ConfigError, and leaves nothing behind.
+    Raises ConfigError, and leaves nothing in it.
     """
     _check_plan(plan)
     _make_folder(folder)

@@ -1,4 +1,4 @@
-"""Admission: what a registration must prove, by domain; the client certificate method of contract section 1."""
+"""Admission: what a registration must prove by domain; the client certificate method (contract section 1)."""
 
 import random
 from collections.abc import Callable
