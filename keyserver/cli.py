@@ -353,7 +353,9 @@ def run(arguments: list[str]) -> int:
 
 def _fail(error: Exception) -> int:
     from keyserver import exits
+    from keyserver.machine.codes import Halt
     from kv.interface import StorageError
+    from verifier.crypto.signatures import SignatureRuleError
     from verifier.errors import E2eksError, Refused
 
     if os.environ.get("E2EKS_DEBUG"):
@@ -362,7 +364,7 @@ def _fail(error: Exception) -> int:
     text = str(cause)
     if isinstance(cause, Refused):
         text = f"{text} ({cause.reason})"
-    elif not isinstance(cause, E2eksError | StorageError):
+    elif not isinstance(cause, E2eksError | StorageError | Halt | SignatureRuleError):
         # What an unforeseen error says may hold a name or a secret.
         text = (
             f"unexpected {type(cause).__name__}: a bug. Run again with E2EKS_DEBUG=1 and report what it shows"

@@ -11,6 +11,7 @@ from operators import Keyserver, keyserver_command
 
 from keyserver import cli, exits
 from keyserver.files import ConfigError
+from keyserver.machine.codes import Halt
 from kv.interface import StorageError, StorageInUse
 from verifier.errors import HistoryConflict, Malformed, NotRatified, Reason, Refused, VerificationError
 
@@ -60,6 +61,15 @@ def test_the_trace_of_a_bug_is_shown_when_asked_for(
     monkeypatch.setattr("keyserver.config.load_config", lambda _: 1 / 0)
     assert cli.run(["serve"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_why_a_replica_halted_is_shown(keyserver: Keyserver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def halt(_: object) -> None:
+        raise ExceptionGroup("nursery", [Halt("the store is damaged at entry 7")])
+
+    monkeypatch.setattr("keyserver.config.load_config", halt)
+    ended = keyserver("serve")
+    assert (ended.code, ended.err) == (1, "keyserver: error: the store is damaged at entry 7\n")
 
 
 @pytest.mark.parametrize(
