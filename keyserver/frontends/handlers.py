@@ -16,13 +16,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import grpc
 import structlog
 
 from keyserver.frontends import errors
 from keyserver.frontends.edge import Edge, EdgeClosed
+from keyserver.machine.codes import Halt
 from kv.interface import StorageError
 from verifier import limits
 from verifier.errors import Reason, Refused
@@ -52,10 +53,7 @@ class Caller:
     certificate_pem: bytes = b""
 
 
-class NextPage(Protocol):
-    async def __call__(self) -> bytes | None:
-        """The next message, or None at the end."""
-        ...
+NextPage = Callable[[], Awaitable[bytes | None]]  # the next message, or None at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +158,13 @@ class Handlers:
                 del self._streams[peer.address]
 
     async def _end(self, context: Any, name: str, started: float, error: Exception) -> NoReturn:
-        """End the call with the status of `error`; a storage error ends the process too."""
+        """End the call with the status of `error`; a storage error or Halt ends the process too."""
         refusal = None
         if isinstance(error, Refused):
             refusal = error
         elif isinstance(error, EdgeClosed):
             refusal = Refused(Reason.NOT_READY, "the replica is stopping")
-        elif isinstance(error, StorageError):
+        elif isinstance(error, StorageError | Halt):
             self._edge.halt(error)
             refusal = Refused(Reason.NOT_READY, "the replica cannot read its data and stops")
         self._observe(name, refusal.reason if refusal else "INTERNAL", time.monotonic() - started)

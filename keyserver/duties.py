@@ -1,0 +1,147 @@
+"""From obligations to proposals: what the rows say this replica owes, compared with what was tried already.
+
+Nothing is started by an event here. After every batch, and when time alone makes something due, the duties
+are derived anew from the rows; so a crash loses none, and start-up is not a special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+import trio
+
+from keyserver.config import Epochs
+from keyserver.machine import obligations
+from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, SignHead, Tick
+from keyserver.machine.obligations import (
+    Facts,
+    Obligation,
+    OweAdmission,
+    OweDelimiter,
+    OweSignature,
+    OweTick,
+)
+from keyserver.proposer import Attempts, Clock, Proposer
+from keyserver.replica import Replica
+from keyserver.signer import Signer
+from replication.interface import ReplicatedLog
+from verifier.crypto import hashing
+from verifier.errors import E2eksError, Reason, Refused
+from verifier.signonce import BelowFloor
+
+LOOK_AGAIN_MS = 5_000  # at the latest: clocks jump, leaders change, and nothing announces either
+LOOK_SOONEST_MS = 5  # a clock that stands still must not make this loop spin
+
+Duty = tuple[str, bytes | int]
+
+
+class Duties:
+    """Pursues the duties of one replica, for ever."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        signer: Signer,
+        proposer: Proposer,
+        log: ReplicatedLog,
+        epochs: Epochs,
+        clock: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self._replica = replica
+        self._signer = signer
+        self._proposer = proposer
+        self._log = log
+        self._epochs = epochs
+        self._clock = clock
+        self._attempts = Attempts(epochs.retry_interval_ms, chance)
+        self._admit = tuple(verifier.public_key for verifier in replica.machine.realm.verifiers)
+        self._logger = structlog.get_logger("duties")
+
+    async def run(self) -> None:
+        """Propose what is owed when it is due. Raises Halt and StorageError."""
+        while True:
+            turn = self._replica.applied.turn()  # BEFORE looking: what is written meanwhile wakes us at once
+            if not self._signer.quarantined:
+                await self.pursue()
+            with trio.move_on_after(self._pause_ms() / 1000):
+                await turn.wait()
+
+    async def pursue(self) -> None:
+        """Propose what is owed now and was not tried too recently."""
+        facts = Facts(
+            now_ms=self._clock(),
+            replica=self._signer.key_id,
+            leader=self._log.leader_hint(),
+            max_epoch_interval_ms=self._epochs.max_interval_ms,
+            admit=self._admit,
+        )
+        replica = self._replica
+        owed = {
+            duty_of(obligation): obligation
+            for obligation in obligations.wanted(replica.store, replica.machine, replica.state, facts)
+        }
+        for duty in self._attempts.due(owed, steady_ms()):
+            try:
+                command = await self._command(owed[duty])
+                self._proposer.submit(command)
+            except Refused as refusal:  # the log is behind: tried again like every other failure
+                self._logger.warning("duty postponed", duty=duty[0], reason=refusal.reason.value)
+
+    async def _command(self, obligation: Obligation) -> Command:
+        match obligation:
+            case OweSignature():
+                return await trio.to_thread.run_sync(partial(self._sign, obligation))
+            case OweDelimiter(epoch, _):
+                return Delimiter(epoch, self._clock())
+            case OweTick():
+                return Tick()
+            case OweAdmission(public_key):
+                return AdmitVerifier(public_key)
+
+    def _sign(self, owed: OweSignature) -> SignHead:
+        """Blocks on the sign-once register. Another head signed before puts this replica into quarantine."""
+        try:
+            made = self._signer.sign_head(owed.head, log_index=owed.log_index, digest=owed.digest)
+        except BelowFloor as error:
+            raise Refused(Reason.NOT_READY, str(error)) from error
+        except E2eksError as error:
+            self._signer.quarantine(f"head {owed.epoch} will not be signed: {error}")
+            self._logger.critical("quarantined", epoch=owed.epoch, why=str(error))
+            raise Refused(Reason.NOT_READY, "this replica only reads: it may not sign") from error
+        return SignHead(owed.epoch, hashing.head_hash(owed.head), made)
+
+    def _pause_ms(self) -> float:
+        """How long nothing can become due by time alone."""
+        state, now_ms = self._replica.state, self._clock()
+        waits = [LOOK_AGAIN_MS]
+        if state.is_signed:
+            since = state.issue_time_ms
+            waits.append(since + self._epochs.max_interval_ms - now_ms)
+            if state.pending_updates:
+                waits.append(since + state.min_epoch_interval_ms - now_ms)
+        retry_ms = self._attempts.next_ms()
+        if retry_ms is not None:
+            waits.append(retry_ms - steady_ms())
+        ahead = [wait for wait in waits if wait > 0]
+        return max(min(ahead, default=LOOK_AGAIN_MS), LOOK_SOONEST_MS)
+
+
+def steady_ms() -> int:
+    """A clock that never jumps, for waiting only."""
+    return round(trio.current_time() * 1000)
+
+
+def duty_of(obligation: Obligation) -> Duty:
+    """What stays the same when an obligation is derived again: never a time."""
+    match obligation:
+        case OweSignature(epoch=epoch):
+            return "signature", epoch
+        case OweDelimiter(epoch, _):
+            return "delimiter", epoch
+        case OweTick():
+            return "tick", 0
+        case OweAdmission(public_key):
+            return "admission", public_key

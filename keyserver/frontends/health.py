@@ -1,0 +1,61 @@
+"""Health and metrics over HTTP, for the machine's own network: plain text, no secrets, nothing of users.
+
+/livez    200 as long as the replica's loop turns: the answer comes from it
+/readyz   200, or 503 with the reason in words
+/status   the record of keyserver.status, with 503 if not ready
+/metrics  Prometheus
+"""
+
+from __future__ import annotations
+
+import anycorn
+import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from keyserver.files import ConfigError
+from keyserver.metrics import CONTENT_TYPE, Metrics
+from keyserver.status import Status
+
+
+def application(status: Status, metrics: Metrics) -> Starlette:
+    """The four paths as an ASGI application on trio."""
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def readyz(_: Request) -> Response:
+        why = status.not_ready()
+        return PlainTextResponse(f"{why or 'ready'}\n", status_code=503 if why else 200)
+
+    async def show(_: Request) -> Response:
+        record = status.record()
+        return JSONResponse(record, status_code=200 if record["ready"] else 503)
+
+    async def measured(_: Request) -> Response:
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    paths = (("/livez", livez), ("/readyz", readyz), ("/status", show), ("/metrics", measured))
+    return Starlette(routes=[Route(path, answer) for path, answer in paths])
+
+
+async def serve(
+    app: Starlette, address: str, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve on "host:port" until cancelled; started with the port. Raises ConfigError if it cannot be
+    bound.
+    """
+    config = anycorn.Config()
+    config.bind = [address]
+    config.errorlog = None
+    config.accesslog = None
+    config.include_server_header = False
+    async with trio.open_nursery() as nursery:
+        try:
+            bound = await nursery.start(anycorn.serve, app, config)
+        except* OSError as group:
+            what = f"listen.http: {address} cannot be bound: {group.exceptions[0]}"
+            raise ConfigError(what) from None
+        task_status.started(int(bound[0].rpartition(":")[2].rstrip("/")))

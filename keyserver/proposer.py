@@ -1,0 +1,140 @@
+"""From commands to the log: many commands in one signed envelope, one proposal under way at a time.
+
+While one envelope waits for the disk the next one fills, so the busier a replica is, the more commands
+share a sync. An envelope carries a clock reading of the moment it is proposed; a retried duty gets a fresh
+one. What was proposed may be lost: whoever needs it derives it again (`Attempts` says when), or asks again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import trio
+
+from keyserver.machine import commands
+from keyserver.machine.commands import Command, Delimiter
+from keyserver.signer import Quarantined, Signer
+from replication.interface import ReplicatedLog
+from replication.types import LogOverloaded
+from verifier import limits
+from verifier.errors import Reason, Refused
+
+T = TypeVar("T", bound=Hashable)
+Clock = Callable[[], int]  # Unix milliseconds
+
+FRAME_BYTES = 16  # tags and lengths of one command and its private part in an entry, at most
+ENVELOPE_BYTES = 4 * 1024  # the rest of an entry, with room
+ENTRY_ROOM = limits.LOG_ENTRY_BYTES - ENVELOPE_BYTES
+QUEUED_BYTES_MAX = 64 * 1024 * 1024  # beyond it the log is hopelessly behind, and memory must not pay for it
+BACKOFF_DOUBLINGS = 4  # a duty is tried again after at most 16 times the retry interval
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An encoded command, its private part (or b""), and whether it is a delimiter, alone in its entry."""
+
+    command: bytes
+    private: bytes = b""
+    alone: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.command) + len(self.private) + FRAME_BYTES
+
+
+class Proposer:
+    """Signs and proposes what is submitted, in order. Runs on the trio thread."""
+
+    def __init__(self, log: ReplicatedLog, signer: Signer, clock: Clock) -> None:
+        self._log = log
+        self._signer = signer
+        self._clock = clock
+        self._queue: deque[Proposal] = deque()
+        self._bytes = 0
+        self._filled = trio.Event()
+        self._logger = structlog.get_logger("proposer")
+
+    def submit(self, command: Command, private: bytes = b"") -> bytes:
+        """Queue a command; returns its id. Raises Refused: NOT_READY in quarantine or when the log is
+        behind.
+        """
+        encoded = commands.encode_command(command)
+        proposal = Proposal(encoded, private, isinstance(command, Delimiter))
+        self.require_signing()
+        if self._bytes + proposal.size > QUEUED_BYTES_MAX:
+            raise Refused(Reason.NOT_READY, "this replica's log is behind; try again")
+        self._queue.append(proposal)
+        self._bytes += proposal.size
+        self._filled.set()
+        return commands.command_id(encoded)
+
+    def require_signing(self) -> None:
+        """Raises Refused (NOT_READY) if this replica may not sign, and so cannot propose."""
+        if self._signer.quarantined:
+            raise Refused(Reason.NOT_READY, "this replica only reads: it may not sign")
+
+    async def run(self) -> None:
+        """Propose for ever. Raises StorageError when the log fails."""
+        while True:
+            await self._filled.wait()
+            batch = self._take()
+            if not batch:
+                self._filled = trio.Event()
+                continue
+            try:
+                await self._log.propose(self._sign(batch))
+            except (LogOverloaded, Quarantined) as error:
+                self._logger.warning("proposal lost", commands=len(batch), error=type(error).__name__)
+
+    def _take(self) -> list[Proposal]:
+        """The commands of the next entry: a delimiter by itself, or as many others as fit."""
+        batch: list[Proposal] = []
+        size = 0
+        while self._queue and len(batch) < limits.COMMANDS_PER_ENTRY:
+            proposal = self._queue[0]
+            if batch and (proposal.alone or batch[0].alone or size + proposal.size > ENTRY_ROOM):
+                break
+            batch.append(self._queue.popleft())
+            size += proposal.size
+        self._bytes -= size
+        return batch
+
+    def _sign(self, batch: list[Proposal]) -> bytes:
+        envelope = commands.encode_envelope(
+            replica=self._signer.key_id,
+            time_ms=self._clock(),
+            commands=[proposal.command for proposal in batch],
+        )
+        signature = self._signer.sign_envelope(envelope)
+        return commands.encode_log_entry(envelope, signature, [proposal.private for proposal in batch])
+
+
+class Attempts:
+    """When each duty may be proposed: at once, then after waits that double up to a cap, spread by chance.
+
+    `chance` returns numbers in [0, 1). The spread keeps replicas from trying again at one moment for ever.
+    """
+
+    def __init__(self, retry_interval_ms: int, chance: Callable[[], float]) -> None:
+        self._retry_interval_ms = retry_interval_ms
+        self._chance = chance
+        self._next: dict[Hashable, tuple[int, int]] = {}  # duty -> (attempts made, not before)
+
+    def due(self, duties: Iterable[T], now_ms: int) -> list[T]:
+        """The duties to propose now; those no longer given are forgotten, with their waits."""
+        given = list(duties)
+        self._next = {duty: self._next[duty] for duty in given if duty in self._next}
+        due = [duty for duty in given if self._next.get(duty, (0, now_ms))[1] <= now_ms]
+        for duty in due:
+            made = self._next.get(duty, (0, 0))[0]
+            wait_ms = self._retry_interval_ms * 2 ** min(made, BACKOFF_DOUBLINGS)
+            self._next[duty] = (made + 1, now_ms + round(wait_ms * (0.75 + self._chance() / 2)))
+        return due
+
+    def next_ms(self) -> int | None:
+        """When the first of the waiting duties may be proposed again."""
+        return min((not_before for _, not_before in self._next.values()), default=None)

@@ -1,0 +1,203 @@
+"""A replica at work: the loop in which order matters, and the process around it.
+
+Everything that happens to a realm happens in `follow`: committed entries are stepped through, written in
+one synced batch, and only then announced. Whatever fails in the durable path ends the process; what is true
+is found by starting again. Nothing is recovered: the rows say what is owed, and the normal code pays it.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from keyserver import logs
+from keyserver.admission.gate import Gate
+from keyserver.config import Config, Epochs
+from keyserver.data_directory import check_register, open_data
+from keyserver.duties import Duties
+from keyserver.files import ConfigError, check_private, read_file
+from keyserver.frontends.doors import Doors, TlsFiles
+from keyserver.machine.codes import Halt
+from keyserver.machine.state import Machine
+from keyserver.metrics import Metrics
+from keyserver.proposer import Clock, Proposer
+from keyserver.replica import Replica
+from keyserver.service import Service
+from keyserver.signer import Signer, load_signer
+from keyserver.status import Status
+from keyserver.vrf_cache import MissLimiter, VrfCache
+from kv.interface import StorageError, Store
+from replication.interface import ReplicatedLog
+from verifier.crypto import signatures
+from verifier.types import Realm
+
+PEM_BYTES = 256 * 1024
+
+FIRST_CAUSES = (StorageError, Halt, ConfigError)  # what a group of failures is about, if one of them is in it
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds, by the clock of this machine."""
+    return time.time_ns() // 1_000_000
+
+
+async def follow(log: ReplicatedLog, replica: Replica) -> None:
+    """THE loop: persist first, speak afterwards. One run of entries at a time, from this task alone."""
+    async for entries in log.committed():
+        batch = await trio.to_thread.run_sync(replica.apply, entries)
+        replica.announce(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What works together in one replica."""
+
+    replica: Replica
+    signer: Signer
+    log: ReplicatedLog
+    proposer: Proposer
+    duties: Duties
+    service: Service
+    status: Status
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is not deterministic: clocks and chance."""
+
+    clock: Clock = now_ms
+    chance: Callable[[], float] = random.random
+    fresh_salt: Callable[[], bytes] = lambda: secrets.token_bytes(32)
+    limiter: Callable[[], MissLimiter] = MissLimiter
+
+
+def assemble(
+    *,
+    name: str,
+    realm: Realm,
+    realm_json: bytes,
+    epochs: Epochs,
+    update_timeout_ms: int,
+    store: Store,
+    log: ReplicatedLog,
+    signer: Signer,
+    gate: Gate,
+    around: Surroundings,
+) -> Parts:
+    """Put a replica together upon an open store and log. Raises Halt."""
+    metrics = Metrics()
+    vrf = VrfCache(
+        store,
+        signer.vrf_prove,
+        limiter=around.limiter(),
+        observe=lambda source: metrics.count("vrf", source),
+    )
+    replica = Replica(Machine(realm, epochs.min_interval_ms), store, vrf, metrics)
+    proposer = Proposer(log, signer, around.clock)
+    duties = Duties(replica, signer, proposer, log, epochs, around.clock, around.chance)
+    service = Service(
+        replica,
+        signer,
+        proposer,
+        gate,
+        realm_json=realm_json,
+        update_timeout_ms=update_timeout_ms,
+        clock=around.clock,
+        fresh_salt=around.fresh_salt,
+    )
+    status = Status(name, replica, signer, log, around.clock)
+    return Parts(replica, signer, log, proposer, duties, service, status, metrics)
+
+
+async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Work until cancelled; the log is stopped then. Raises StorageError, Halt."""
+    try:
+        await parts.log.start(parts.replica.position.index + 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow, parts.log, parts.replica)
+            nursery.start_soon(parts.proposer.run)
+            nursery.start_soon(parts.duties.run)
+            task_status.started()
+    finally:
+        with trio.CancelScope(shield=True):
+            await parts.log.stop()
+
+
+def serve(config: Config) -> None:
+    """Serve a realm until SIGTERM or SIGINT. Raises StorageError, Halt, ConfigError: the process must end
+    then.
+    """
+    signatures.self_test()
+    logs.configure(now_ms, config.replica_name)
+    try:
+        trio.run(_serve, config)
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from group
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that a group of failures is about."""
+    leaves: list[BaseException] = []
+    waiting: list[BaseException] = [group]
+    while waiting:
+        error = waiting.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            waiting += error.exceptions
+        else:
+            leaves.append(error)
+    return next((leaf for leaf in leaves if isinstance(leaf, FIRST_CAUSES)), leaves[0])
+
+
+async def _serve(config: Config) -> None:
+    logger = structlog.get_logger("run")
+    check_private(config.tls.key)
+    own = TlsFiles(
+        certificate=read_file(config.tls.certificate, PEM_BYTES, "TLS certificate"),
+        key=read_file(config.tls.key, PEM_BYTES, "TLS key"),
+    )
+    signer = load_signer(config)
+    try:
+        with open_data(config.data) as data:
+            check_register(data.store, data.log, signer)
+            parts = assemble(
+                name=config.replica_name,
+                realm=config.realm,
+                realm_json=config.realm_json,
+                epochs=config.epochs,
+                update_timeout_ms=config.update_timeout_ms,
+                store=data.store,
+                log=data.log,
+                signer=signer,
+                gate=Gate(config.registration, config.realm),
+                around=Surroundings(),
+            )
+            if signer.quarantined:
+                logger.critical("quarantined", why=signer.quarantined)
+            pushers = config.verifier_certificates()
+            doors = Doors(config, own, pushers, parts.service, parts.status, parts.metrics)
+            await _until_told(parts, doors)
+    finally:
+        signer.close()
+    logger.info("stopped")
+
+
+async def _until_told(parts: Parts, doors: Doors) -> None:
+    """Run everything until a signal comes; then stop everything."""
+    logger = structlog.get_logger("run")
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_parts, parts)
+            ports = await nursery.start(doors.serve)
+            logger.info("serving", realm=parts.replica.machine.realm.name, ports=ports)
+            async for number in signals:
+                logger.info("stopping", signal=signal.Signals(number).name)
+                nursery.cancel_scope.cancel()
+                break

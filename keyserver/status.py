@@ -1,0 +1,106 @@
+"""How a replica is: one record for people and scripts, and the one question whether it should be asked at
+all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keyserver.machine import views
+from keyserver.machine.rows import known_head_row
+from keyserver.proposer import Clock
+from keyserver.replica import Replica
+from keyserver.signer import Signer
+from replication.interface import ReplicatedLog
+from verifier.realm import fingerprint
+from verifier.types import QuorumExpr
+
+SCHEMA = "e2eks.status/1"
+
+
+class Status:
+    """Read on the trio thread. `caught_up_at` is the log index that was committed when this process
+    started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        replica: Replica,
+        signer: Signer,
+        log: ReplicatedLog,
+        clock: Clock,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._replica = replica
+        self._signer = signer
+        self._log = log
+        self._clock = clock
+        self._seconds = seconds
+        self._started = seconds()
+        self._caught_up_at = log.status().committed_index
+        self._fingerprint = fingerprint(replica.machine.realm)
+        self.listening: Mapping[str, int] = {}  # listener -> port, once bound
+
+    def not_ready(self) -> str:
+        """Why callers should go elsewhere, or "" if they need not."""
+        if not self._log.status().running:
+            return "the log is not running"
+        if self._replica.position.index < self._caught_up_at:
+            return "the log is still being applied"
+        if self._replica.state.signed_epoch == 0:
+            return "no epoch is signed yet"
+        if self._signer.quarantined:
+            return "this replica only reads: it may not sign"
+        return ""
+
+    def record(self) -> dict[str, Any]:
+        """The status document, schema e2eks.status/1."""
+        replica, reason = self._replica, self.not_ready()
+        state = replica.state
+        return {
+            "schema": SCHEMA,
+            "realm": replica.machine.realm.name,
+            "fingerprint": self._fingerprint,
+            "replica": self._name,
+            "key_id": self._signer.key_id.hex(),
+            "ready": not reason,
+            "reason": reason,
+            "quarantined": self._signer.quarantined,
+            "applied_index": replica.position.index,
+            "state_digest": replica.position.digest.hex(),
+            "epoch": state.epoch,
+            "signed_epoch": state.signed_epoch,
+            "pending_updates": state.pending_updates,
+            "verifier_log_size": state.verifier_log_size,
+            "waiting_updates": len(replica.waiters),
+            "uptime_s": round(self._seconds() - self._started, 1),
+            "listening": dict(self.listening),
+            "head": self._head() if state.signed_epoch else None,
+        }
+
+    def _head(self) -> dict[str, Any]:
+        replica, realm = self._replica, self._replica.machine.realm
+        published = replica.published
+        epoch = published.state.signed_epoch
+        head = views.head_at(replica.store, epoch)
+        not_before_ms = max(self._clock() - realm.epoch_ttl_ms, 0)
+        return {
+            "epoch": epoch,
+            "head_hash": head.hash.hex(),
+            "root_hash": head.root_hash.hex(),
+            "issue_time_ms": head.issue_time_ms,
+            "log_index": known_head_row(replica.store, epoch).log_index,
+            "replicas": sorted(key_id.hex() for key_id in views.replica_signers(replica.store, epoch)),
+            "verifiers": [
+                {
+                    "name": verifier.name,
+                    "key_id": verifier.key_id.hex(),
+                    "ratified_epoch": published.newest(QuorumExpr(1, (verifier.key_id,)), not_before_ms) or 0,
+                }
+                for verifier in realm.verifiers
+            ],
+        }

@@ -1,0 +1,143 @@
+"""Where a user id lies in the tree, with the proof of it: computed once, then remembered.
+
+The VRF is a pure function of the user id and costs more than the rest of a lookup. Registered names are
+kept in a private table; others in bounded memory, because strangers choose them. Computing for strangers is
+rate-limited by address. Used from any thread; rows are handed to the run loop, which alone writes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from keyserver.machine.codes import invariant
+from keyserver.machine.tables import Tables
+from kv.interface import Reader
+from verifier.errors import Reason, Refused
+from verifier.limits import HASH_BYTES, VRF_PROOF_BYTES
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+NAMES_REMEMBERED = 65_536  # with keys and bookkeeping some 40 MiB
+ADDRESSES_REMEMBERED = 4_096
+MISSES_PER_SECOND = 500.0  # of one address: a fifth of a core
+MISSES_AT_ONCE = 5_000.0  # a directory being read anew should not be refused
+ROWS_OWED = 10_000  # beyond it new rows are forgotten: they are only a cache
+
+Prove = Callable[[str], tuple[bytes, bytes]]
+IndexProof = tuple[bytes, bytes]
+
+
+class Recent(Generic[K, V]):
+    """The most recently used pairs, at most `capacity`. Not for several threads at once."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._pairs: OrderedDict[K, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def get(self, key: K) -> V | None:
+        value = self._pairs.get(key)
+        if value is not None:
+            self._pairs.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._pairs[key] = value
+        self._pairs.move_to_end(key)
+        if len(self._pairs) > self._capacity:
+            self._pairs.popitem(last=False)
+
+
+class MissLimiter:
+    """A bucket of tokens for each address. `seconds` is a monotonic clock."""
+
+    def __init__(
+        self,
+        per_second: float = MISSES_PER_SECOND,
+        at_once: float = MISSES_AT_ONCE,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._per_second = per_second
+        self._at_once = at_once
+        self._seconds = seconds
+        self._buckets: Recent[str, tuple[float, float]] = Recent(ADDRESSES_REMEMBERED)
+
+    def take(self, address: str) -> None:
+        """Take a token. Raises Refused (RATE_LIMITED) when there is none."""
+        now = self._seconds()
+        tokens, since = self._buckets.get(address) or (self._at_once, now)
+        tokens = min(self._at_once, tokens + (now - since) * self._per_second)
+        if tokens < 1:
+            self._buckets.put(address, (tokens, now))
+            raise Refused(Reason.RATE_LIMITED, "too many names that are not registered; slow down")
+        self._buckets.put(address, (tokens - 1, now))
+
+
+class VrfCache:
+    """Index (32 bytes) and proof (80 bytes) by user id."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        prove: Prove,
+        *,
+        limiter: MissLimiter | None = None,
+        capacity: int = NAMES_REMEMBERED,
+        observe: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._reader = reader
+        self._prove = prove
+        self._limiter = limiter or MissLimiter()
+        self._observe = observe  # told where each answer came from
+        self._memory: Recent[str, IndexProof] = Recent(capacity)
+        self._owed: dict[str, IndexProof] = {}
+        self._lock = threading.Lock()
+
+    def locate(self, user_id: str, address: str) -> IndexProof:
+        """Index and proof of a checked user id. Raises Refused (RATE_LIMITED), StorageError."""
+        with self._lock:
+            found = self._memory.get(user_id)
+        if found is not None:
+            self._observe("memory")
+            return found
+        row = self._reader.get(_key(user_id))
+        if row is not None:
+            found = _decode(row)
+            self._observe("table")
+        else:
+            with self._lock:
+                self._limiter.take(address)
+            found = self._prove(user_id)
+            self._observe("computed")
+        with self._lock:
+            self._memory.put(user_id, found)
+        return found
+
+    def keep(self, user_id: str, found: IndexProof) -> None:
+        """The name is registered: owe its row to the table."""
+        if self._reader.get(_key(user_id)) is None:
+            with self._lock:
+                if len(self._owed) < ROWS_OWED:
+                    self._owed[user_id] = found
+
+    def take_rows(self) -> dict[bytes, bytes]:
+        """The rows owed, for the run loop to write beside its next batch."""
+        with self._lock:
+            owed, self._owed = self._owed, {}
+        return {_key(user_id): index + proof for user_id, (index, proof) in owed.items()}
+
+
+def _key(user_id: str) -> bytes:
+    return Tables.VRF_CACHE.key(user_id.encode("ascii"))
+
+
+def _decode(row: bytes) -> IndexProof:
+    invariant(len(row) == HASH_BYTES + VRF_PROOF_BYTES, "a row of the VRF cache is an index and a proof")
+    return row[:HASH_BYTES], row[HASH_BYTES:]
