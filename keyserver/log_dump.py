@@ -101,7 +101,12 @@ def one_line(record: Mapping[str, Any]) -> str:
     if "malformed" in record:
         return f"{record['index']:>8}  malformed: {record['malformed']}"
     commands_shown = [
-        " ".join([command["command"], *(f"{k}={_short(v)}" for k, v in command.items() if k != "command")])
+        " ".join(
+            [
+                command["command"],
+                *(f"{k}={_short(v)}" for k, v in command.items() if k != "command" and v != "none"),
+            ]
+        )
         for command in record["commands"]
     ]
     return (

@@ -278,6 +278,7 @@ def test_the_log_is_printed_without_its_private_parts(keyserver: Keyserver, conf
     assert records[3]["commands"][0]["private_part"] == "kept"
     table = keyserver("log-dump", "-c", config, "--from", "2", "--limit", "2")
     assert [line.split()[0] for line in table.out.splitlines()] == ["2", "3"]
+    assert table.out.splitlines()[0].endswith("Delimiter epoch=1 time_ms=9")
     for text in (ended.out, table.out, keyserver("log-dump", "-c", config).out):
         assert "alice" not in text
         assert "profile" not in text
