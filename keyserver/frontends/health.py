@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anycorn
 import trio
 from starlette.applications import Starlette
@@ -18,6 +20,8 @@ from starlette.routing import Route
 from keyserver.files import ConfigError
 from keyserver.metrics import CONTENT_TYPE, Metrics
 from keyserver.status import Status
+
+STOP_GRACE_SECONDS = 1.0  # for answers under way
 
 
 def application(status: Status, metrics: Metrics) -> Starlette:
@@ -52,10 +56,28 @@ async def serve(
     config.errorlog = None
     config.accesslog = None
     config.include_server_header = False
+    config.graceful_timeout = STOP_GRACE_SECONDS
+    stop = trio.Event()
     async with trio.open_nursery() as nursery:
         try:
-            bound = await nursery.start(anycorn.serve, app, config)
+            bound = await nursery.start(_serve_until, app, config, stop)
         except* OSError as group:
             what = f"listen.http: {address} cannot be bound: {group.exceptions[0]}"
             raise ConfigError(what) from None
         task_status.started(int(bound[0].rpartition(":")[2].rstrip("/")))
+        try:
+            await trio.sleep_forever()
+        finally:
+            stop.set()
+
+
+async def _serve_until(
+    app: Any,  # anycorn and starlette, trio and anyio spell these two types differently
+    config: anycorn.Config,
+    stop: trio.Event,
+    *,
+    task_status: Any,
+) -> None:
+    """Serve until `stop`: a cancelled anycorn would call the end of the application a failure of it."""
+    with trio.CancelScope(shield=True):
+        await anycorn.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
