@@ -53,7 +53,7 @@ def make_realm(replicas: list[Key], verifiers: list[Key], name: str = "example.o
         realm=name,
         domains=[name],
         addresses=["127.0.0.1:4625"],
-        vrf_public_key=derive("vrf", name),
+        vrf_public_key=Key("vrf", name).public_key,
         verification_policy=encoding.policy_message(
             encoding.make_policy([key.public_key for key in both], quorum)
         ),

@@ -37,7 +37,7 @@ class Replica:
 
     def entry(
         self,
-        *given: Command,
+        *given: Command | bytes,
         by: Key | None = None,
         time_ms: int | None = None,
         parts: Sequence[bytes] = (),
@@ -45,12 +45,9 @@ class Replica:
     ) -> bytes:
         """The payload of a signed entry around the commands, by the first replica unless said otherwise."""
         key = by or self.replicas[0]
-        encoded = commands.encode_envelope(
-            replica=key.id,
-            time_ms=self.clock_ms if time_ms is None else time_ms,
-            commands=[commands.encode_command(command) for command in given],
-            **envelope,
-        )
+        wire = [one if isinstance(one, bytes) else commands.encode_command(one) for one in given]
+        time = self.clock_ms if time_ms is None else time_ms
+        encoded = commands.encode_envelope(replica=key.id, time_ms=time, commands=wire, **envelope)
         message = commands.envelope_message(self.realm.hash, encoded)
         return commands.encode_log_entry(encoded, key.sign(message), parts)
 
@@ -63,7 +60,7 @@ class Replica:
         self.outcomes.append(outcome)
         return outcome
 
-    def run(self, *given: Command, by: Key | None = None, **options: int) -> tuple[Code, ...]:
+    def run(self, *given: Command | bytes, by: Key | None = None, **options: int) -> tuple[Code, ...]:
         """Commit one entry with these commands; the verdicts."""
         return self.commit(self.entry(*given, by=by, **options)).verdicts
 

@@ -1,0 +1,1 @@
+"""A second reading of the machine's rules, written naively and sharing no rule with the first."""

@@ -1,0 +1,300 @@
+"""The naive replayer: a log in; the state digest at every index and every head out.
+
+Imports nothing of verifier/ or keyserver/: rules that exist once are otherwise wrong once, everywhere."""
+
+from hashlib import sha256
+from operator import methodcaller
+from struct import Struct
+
+from e2eks.v1 import command_pb2, state_pb2, types_pb2, verification_pb2
+from google.protobuf.message import DecodeError, Message
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
+from nacl.exceptions import CryptoError
+
+MALFORMED, TOO_LARGE, VERSION_MISMATCH, NOT_AUTHORIZED, UPDATE_PENDING, REVOKED = 1, 2, 4, 5, 8, 9
+PROOF_REQUIRED, PROOF_INVALID, PROOF_EXPIRED, PROOF_REPLAYED = 10, 11, 12, 13
+NO_SUCH_EPOCH, EPOCH_PENDING, RATE_LIMITED = 17, 18, 19
+BAD_ENVELOPE, WRONG_RULES, UNKNOWN_REPLICA, BAD_SIGNATURE, NOT_ALONE, UNKNOWN_COMMAND = range(64, 70)
+WRONG_EPOCH, EARLY, DRIFT, HEAD_MISMATCH, DUPLICATE, KEY_IN_USE, TOO_MANY = range(70, 77)
+DAY_MS, LARGEST_ENTRY = 24 * 3600 * 1000, 1 << 20
+u64 = Struct(">Q").pack
+encoded = methodcaller("SerializeToString", deterministic=True)
+
+
+class Refused(Exception):
+    """A verdict other than 0; the number is its argument."""
+
+
+def require(condition: bool, code: int = MALFORMED) -> None:
+    if not condition:
+        raise Refused(code)
+
+
+def tagged(label: str, *parts: bytes) -> bytes:
+    framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return sha256(bytes([len(label)]) + label.encode() + framed).digest()
+
+
+def signed_by(key: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        return crypto_sign_open(signature + message, key) == message
+    except CryptoError:
+        return False
+
+
+def parse(kind, data: bytes, largest: int):
+    require(len(data) <= largest, TOO_LARGE)
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        raise Refused(MALFORMED) from None
+    message.DiscardUnknownFields()
+    require(encoded(message) == data)
+    return message
+
+
+class Replayer:
+    """Feed it payloads with `replay`. `digest` is D of the last, `heads` are all heads as bytes."""
+
+    def __init__(self, realm: types_pb2.RealmConfig, min_interval_ms: int) -> None:
+        genesis, suite = encoded(realm.genesis_policy), realm.suite.to_bytes(4, "big")
+        self.hash = tagged("e2eks/1/realm", realm.realm.encode(), suite, realm.vrf_public_key, genesis)
+        self.realm, self.replicas = realm.realm, self.keys_of(realm.genesis_policy, 64)
+        self.majority, self.tolerated = len(self.replicas) // 2 + 1, (len(self.replicas) - 1) // 2
+        self.tables: dict[int, dict[bytes, bytes | None]] = {letter: {} for letter in b"scouwhrvliqtk"}
+        self.state = state_pb2.MachineState(head_hash=self.hash, policy=realm.genesis_policy)
+        self.state.min_epoch_interval_ms = min_interval_ms
+        self.get = lambda key: self.tables[key[0]].get(key)
+        self.index, self.digest, self.heads, self.writes = 0, bytes(32), [], {}
+
+    def candidates(self, expr, depth: int = 4) -> list[bytes]:
+        require(depth > 0 and len(expr.candidates) <= 64 and len(expr.subexpressions) <= 64, TOO_LARGE)
+        require(1 <= expr.threshold <= len(expr.candidates) + len(expr.subexpressions))
+        require({len(candidate) for candidate in expr.candidates} <= {32})
+        inner = [c for sub in expr.subexpressions for c in self.candidates(sub, depth - 1)]
+        return [*expr.candidates, *inner]
+
+    def satisfied(self, expr, signers) -> bool:
+        inner = sum(self.satisfied(sub, signers) for sub in expr.subexpressions)
+        return inner + sum(c in signers for c in expr.candidates) >= expr.threshold
+
+    def keys_of(self, policy, most: int = 16) -> dict[bytes, bytes]:
+        require(len(policy.public_keys) <= most, TOO_LARGE)
+        keys = {tagged("e2eks/1/key", b"\x01", key.ed25519): key.ed25519 for key in policy.public_keys}
+        require(all(len(key) == 32 for key in keys.values()) and len(keys) == len(policy.public_keys))
+        named = self.candidates(policy.quorum)
+        require(len(named) <= 64, TOO_LARGE)
+        require(len(set(named)) == len(named) and set(named) <= set(keys))
+        return keys
+
+    def check_signatures(self, signatures, most: int) -> None:
+        require(len(signatures) <= most, TOO_LARGE)
+        lengths = {(len(made.key_id), len(made.signature)) for made in signatures}
+        require(lengths <= {(32, 64)} and len({made.key_id for made in signatures}) == len(signatures))
+
+    def tree_root(self, leaves: list[tuple[bytes, bytes]], depth: int = 0) -> bytes:
+        if len(leaves) < 2:
+            return sha256(b"\x02" + b"".join(leaves[0])).digest() if leaves else bytes(32)
+        halves: tuple[list, list] = ([], [])
+        for leaf in leaves:
+            halves[leaf[0][depth // 8] >> (7 - depth % 8) & 1].append(leaf)
+        left, right = (self.tree_root(half, depth + 1) for half in halves)
+        return sha256(b"\x03" + left + right).digest()
+
+    def history_root(self, heads: list[bytes]) -> bytes:
+        if len(heads) < 2:
+            return sha256(b"".join(b"\x00" + head for head in heads)).digest()
+        left = 1 << (len(heads) - 1).bit_length() - 1
+        return sha256(b"\x01" + self.history_root(heads[:left]) + self.history_root(heads[left:])).digest()
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        self.writes[key] = self.tables[key[0]][key] = value
+
+    def rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        live = [at for at, row in self.tables[prefix[0]].items() if row is not None]
+        return [(at, self.get(at)) for at in sorted(live) if at.startswith(prefix)]
+
+    def replay(self, payload: bytes) -> bytes:
+        """Apply the next payload; its verdict bytes."""
+        self.writes, public, written = {}, payload, b""
+        try:
+            outer = parse(command_pb2.LogEntry, payload, LARGEST_ENTRY)
+            require(outer.format == 1)
+            del outer.private_parts[:]
+            public = encoded(outer)
+            envelope = parse(command_pb2.Envelope, outer.envelope, LARGEST_ENTRY)
+            lengths = (len(envelope.replica), len(outer.signature))
+            require(1 <= len(envelope.commands) <= 1024 and lengths == (32, 64))
+            require(envelope.rules == 1, WRONG_RULES)
+            require(envelope.replica in self.replicas, UNKNOWN_REPLICA)
+            message = tagged("e2eks/1/log-entry", self.hash, outer.envelope)
+            require(signed_by(self.replicas[envelope.replica], message, outer.signature), BAD_SIGNATURE)
+            kinds = [command.WhichOneof("command") for command in envelope.commands]
+            require("delimiter" not in kinds or len(kinds) == 1, NOT_ALONE)
+            self.replica, time = envelope.replica, u64(envelope.time_ms)
+            if time > (self.get(b"t" + self.replica) or b""):
+                self.put(b"t" + self.replica, time)
+            times = [row for _, row in self.rows(b"t")] + [bytes(8)] * self.majority
+            self.now = int.from_bytes(sorted(times, reverse=True)[self.majority - 1], "big")
+            verdicts = bytes(self.command(command) for command in envelope.commands)
+            self.put(b"s", encoded(self.state))
+        except Refused as refused:
+            verdicts = bytes((255, max(refused.args[0], BAD_ENVELOPE)))
+        for key, value in sorted(self.writes.items()):
+            written += b"\0" + key if value is None else b"\1" + len(key).to_bytes(4, "big") + key + value
+        self.index += 1
+        hashes = (sha256(public).digest(), verdicts, sha256(written).digest())
+        self.digest = tagged("e2eks/1/state", self.digest, u64(self.index), *hashes)
+        return verdicts
+
+    def command(self, wire) -> int:
+        """The verdict. Every handler checks all it has to BEFORE it changes anything."""
+        kind = wire.WhichOneof("command")
+        try:
+            require(kind is not None, UNKNOWN_COMMAND)
+            return (kind != "tick" and getattr(self, kind)(getattr(wire, kind))) or 0
+        except Refused as refused:
+            return refused.args[0]
+
+    def submit_update(self, command) -> None:
+        self.check_signatures(command.endorsements, 64)
+        self.check_signatures(command.update.signatures, 32)
+        update, new = command.update, parse(types_pb2.Entry, command.update.entry, 4096)
+        if new.HasField("update_policy"):
+            self.keys_of(new.update_policy)
+        expected = (0, 0) if new.revocation else (32, 32 if new.version else 0)
+        require((len(new.profile_commitment), len(new.previous_entry_hash)) == expected)
+        require(len(new.index) == 32 and (new.revocation or new.HasField("update_policy")))
+        require(len(command.private_hash) in (0, 32) and len(command.proof_id) in (0, 32))
+        row, state = self.get(b"c" + new.index), self.state
+        old_row = state_pb2.EntryRow.FromString(row or b"")
+        old = types_pb2.Entry.FromString(old_row.update.entry) if row else None
+        if update.entry == old_row.update.entry:
+            return
+        require(self.get(b"u" + new.index) is None, UPDATE_PENDING)
+        registration = old is None or old.revocation
+        revoked, hashed = registration and row, tagged("e2eks/1/entry", old_row.update.entry)
+        expected = (0, b"") if old is None else (old.version + 1, hashed)
+        lawful = not new.revocation and (new.version, new.previous_entry_hash) == expected
+        if new.revocation and row:
+            lawful = not revoked and new.version > old.version
+        require(lawful, REVOKED if revoked else VERSION_MISMATCH)
+        policies = [] if registration else [old.update_policy]
+        policies += [] if new.revocation else [new.update_policy]
+        keys = {key_id: key for policy in policies for key_id, key in self.keys_of(policy).items()}
+        require(all(s.key_id in keys for s in update.signatures), NOT_AUTHORIZED)
+        message = tagged("e2eks/1/update", self.hash, update.entry)
+        valid = [s.key_id for s in update.signatures if signed_by(keys[s.key_id], message, s.signature)]
+        require(all(self.satisfied(policy.quorum, valid) for policy in policies), NOT_AUTHORIZED)
+        if registration:
+            self.check_admission(command, new.index)
+        quota = state_pb2.QuotaRow.FromString(self.get(b"q" + new.index) or b"")
+        today = max(quota.day, self.now // DAY_MS)
+        used = quota.updates if quota.day == today else 0
+        require(used < 20, RATE_LIMITED)
+        self.put(b"q" + new.index, encoded(state_pb2.QuotaRow(day=today, updates=used + 1)))
+        if registration:
+            self.put(b"i" + command.proof_id, u64(state.epoch + 1))
+        if row:
+            self.put(b"o" + new.index + u64(old_row.epoch), row)
+        self.put(b"c" + new.index, encoded(state_pb2.EntryRow(epoch=state.epoch + 1, update=update)))
+        self.put(b"u" + new.index, tagged("e2eks/1/entry", update.entry))
+        state.pending_updates += 1
+        if state.signed_epoch == state.epoch:
+            self.to_verifiers(update=update)
+        else:
+            state.parked_updates += 1
+            self.put(b"w" + u64(state.parked_updates), encoded(update))
+
+    def check_admission(self, command, index: bytes) -> None:
+        require(bool(command.endorsements) and bool(command.proof_id), PROOF_REQUIRED)
+        hashed = tagged("e2eks/1/entry", command.update.entry)
+        what, valid = (command.private_hash, index, hashed, command.proof_id), []
+        for made in command.endorsements:
+            message = tagged("e2eks/1/endorse", self.hash, *what, u64(made.not_after_ms))
+            if signed_by(self.replicas.get(made.key_id, bytes(32)), message, made.signature):
+                valid.append(made.not_after_ms)
+        require(len(valid) > self.tolerated, PROOF_INVALID)
+        require(sum(until >= self.now for until in valid) > self.tolerated, PROOF_EXPIRED)
+        require(self.get(b"i" + command.proof_id) is None, PROOF_REPLAYED)
+
+    def delimiter(self, command) -> None:
+        state = self.state
+        require(command.epoch == state.epoch + 1, WRONG_EPOCH)
+        require(state.signed_epoch == state.epoch, EPOCH_PENDING)
+        require(command.time_ms >= state.issue_time_ms + max(1, state.min_epoch_interval_ms), EARLY)
+        require(abs(command.time_ms - self.now) <= 10_000, DRIFT)
+        entries = [state_pb2.EntryRow.FromString(row).update.entry for _, row in self.rows(b"c")]
+        leaves = [(types_pb2.Entry.FromString(e).index, tagged("e2eks/1/entry", e)) for e in entries]
+        head = types_pb2.EpochHead(realm=self.realm, epoch=command.epoch, realm_hash=self.hash, rules=1)
+        head.root_hash, head.previous_head_hash = self.tree_root(leaves), state.head_hash
+        head.issue_time_ms, head.history_root = command.time_ms, self.history_root(self.heads)
+        head.state_digest, head.provenance_root = self.digest, bytes(32)
+        pending, before = self.rows(b"u"), self.get(b"h" + u64(state.epoch))
+        row = state_pb2.HeadRow.FromString(before or b"")  # without updates the tree keeps its version
+        row.head, row.log_index = encoded(head), self.index + 1
+        row.root_version = command.epoch if pending else row.root_version
+        for key, _ in pending:
+            self.put(key, None)
+        self.put(b"h" + u64(command.epoch), encoded(row))
+        self.heads.append(row.head)
+        state.epoch, state.issue_time_ms, state.pending_updates = command.epoch, command.time_ms, 0
+        state.head_hash = tagged("e2eks/1/epoch-head", row.head)
+
+    def sign_head(self, command) -> None:
+        state, key = self.state, b"r" + u64(command.epoch) + self.replica
+        require((len(command.head_hash), len(command.signature)) == (32, 64))
+        require(1 <= command.epoch <= state.epoch, NO_SUCH_EPOCH)
+        head = self.heads[command.epoch - 1]
+        time_ms = types_pb2.EpochHead.FromString(head).issue_time_ms
+        require(command.head_hash == tagged("e2eks/1/epoch-head", head), HEAD_MISMATCH)
+        require(self.get(key) is None, DUPLICATE)
+        message = tagged("e2eks/1/head-replica", head, u64(time_ms))
+        require(signed_by(self.replicas[self.replica], message, command.signature), BAD_SIGNATURE)
+        self.put(key, command.signature)
+        rows = self.rows(b"r" + u64(command.epoch))
+        if command.epoch > state.signed_epoch and len(rows) >= self.majority:
+            made = [types_pb2.Signature(key_id=at[9:], signature=row) for at, row in rows]
+            ratified = [types_pb2.Ratification(timestamp_ms=time_ms, signatures=made)]
+            self.to_verifiers(epoch=types_pb2.SignedEpochHead(head=head, ratifications=ratified))
+            for parked, row in self.rows(b"w"):
+                self.to_verifiers(update=types_pb2.SignedEntryUpdate.FromString(row))
+                self.put(parked, None)
+            state.signed_epoch, state.parked_updates = state.epoch, 0
+
+    def to_verifiers(self, **step: Message) -> None:
+        self.state.verifier_log_size += 1
+        size = self.state.verifier_log_size
+        self.put(b"l" + u64(size), encoded(verification_pb2.VerifierStep(index=size, **step)))
+
+    def add_ratification(self, command) -> None:
+        made, head = command.ratification.ratifications, command.ratification.head
+        require([len(one.signatures) for one in made] == [1])
+        signature, time_ms = made[0].signatures[0], made[0].timestamp_ms
+        self.check_signatures([signature], 1)
+        epoch, signed = parse(types_pb2.EpochHead, head, 8192).epoch, self.state.signed_epoch
+        require(epoch > 0)
+        verifier = state_pb2.VerifierRow.FromString(self.get(b"k" + signature.key_id) or b"")
+        require(verifier.listed, NOT_AUTHORIZED)
+        require(epoch <= signed, EPOCH_PENDING if epoch == self.state.epoch else NO_SUCH_EPOCH)
+        message = tagged("e2eks/1/head-verifier", head, u64(time_ms))
+        require(signed_by(verifier.public_key.ed25519, message, signature.signature), BAD_SIGNATURE)
+        require(head == self.heads[epoch - 1], HEAD_MISMATCH)
+        key = b"v" + u64(epoch) + signature.key_id
+        require(self.get(key) is None, DUPLICATE)
+        self.put(key, encoded(made[0]))
+
+    def admit_verifier(self, command) -> None:
+        key = command.public_key.ed25519
+        require(len(key) == 32 and crypto_core_ed25519_is_valid_point(key))
+        identity = tagged("e2eks/1/key", b"\x01", key)
+        require(identity not in self.replicas, KEY_IN_USE)
+        rows = {at: state_pb2.VerifierRow.FromString(row) for at, row in self.rows(b"k")}
+        row = rows.get(b"k" + identity, state_pb2.VerifierRow(public_key=command.public_key))
+        require(self.replica not in row.approvals, DUPLICATE)
+        require(sum(self.replica in other.approvals for other in rows.values()) < 64, TOO_MANY)
+        approvals = sorted([*row.approvals, self.replica])
+        listed = len(approvals) >= self.majority
+        require(row.listed or not listed or sum(r.listed for r in rows.values()) < 64, TOO_MANY)
+        kept = state_pb2.VerifierRow(public_key=row.public_key, approvals=approvals, listed=listed)
+        self.put(b"k" + identity, encoded(kept))
