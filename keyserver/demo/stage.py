@@ -121,10 +121,18 @@ class Stage:
     def replica_ready(self) -> bool:
         return self.http("/readyz") is not None
 
+    def status(self) -> dict[str, Any]:
+        """The replica's status; empty while it does not answer."""
+        return parse_json((self.http("/status") or b"{}").decode())
+
     def epochs(self) -> int:
-        """The newest signed epoch, from the replica's status."""
-        status = json.loads(self.http("/status") or b"{}")
-        return int(status.get("signed_epoch", 0))
+        """The newest signed epoch."""
+        return int(self.status().get("signed_epoch", 0))
+
+    def ratified(self) -> bool:
+        """Whether every verifier has ratified an epoch."""
+        verifiers = (self.status().get("head") or {}).get("verifiers", [])
+        return len(verifiers) == len(self.verifiers) and all(v["ratified_epoch"] for v in verifiers)
 
     def http(self, path: str) -> bytes | None:
         """What the replica's HTTP listener answers; None while it does not, or not with success."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from keyserver.demo import forge, people
-from keyserver.demo.processes import DemoFailed
-from keyserver.demo.stage import REPLICA, Stage, parse_json
+from keyserver.demo.processes import DemoFailed, wait_until
+from keyserver.demo.stage import REALM, REPLICA, Stage, parse_json
 from keyserver.files import read_secret
 from verifier.proof_encoding import decode_lookup_proof
 from verifier.realm import fingerprint
@@ -57,11 +57,13 @@ def set_up(story: Story) -> None:
     story.stage.set_up()
     realm_file, pinned = str(story.stage.realm_file), fingerprint(story.stage.realm())
     story.client(VERIFIED, "context", "add", realm_file, "--fingerprint", pinned)
+    story.client(VERIFIED, "context", "use", REALM)
 
 
 def start(story: Story) -> None:
     story.stage.start_replica()
     story.stage.start_verifiers()
+    wait_until(story.stage.ratified, "the first epoch is not ratified by all verifiers")
 
 
 def register(user: str) -> Callable[[Story], None]:
