@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from samples import BOB, REALM
 from simulated_realm import SimulatedRealm
-from simulated_realm.server import self_signed, serving
+from simulated_realm.server import Certificates, make_certificates, serving
 
 from verifier import realm as realms
 from verifier.client.client import Client, now_ms
@@ -29,19 +29,19 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.
 
 
 @pytest.fixture(scope="module")
-def certificate() -> tuple[bytes, bytes]:
-    return self_signed()
+def certificates() -> Certificates:
+    return make_certificates()
 
 
 @pytest.fixture
-def world(certificate: tuple[bytes, bytes]) -> Iterator[SimulatedRealm]:
+def world(certificates: Certificates) -> Iterator[SimulatedRealm]:
     """A served realm in its second epoch; `world.addresses` is where."""
     world = SimulatedRealm(clock=now_ms)
     world.put(BOB_ID, {"ssh": b"ssh-ed25519 AAAA bob\n", "bin": b"\0\1"}, BOB)
     world.close()
     world.close()
-    with serving(world, *certificate) as address:
-        pem = certificate[0].decode()
+    with serving(world, certificates) as address:
+        pem = certificates.root.decode()
         world.realm = replace(REALM, addresses=(address,), tls_roots_pem=(pem,))
         world.addresses = (address,)
         yield world
@@ -104,7 +104,7 @@ def test_a_call_ends_at_its_timeout(world: SimulatedRealm) -> None:
 
 
 def test_a_server_with_another_certificate_is_unreachable(world: SimulatedRealm) -> None:
-    stranger, _ = self_signed()
+    stranger = make_certificates().root
     transport = GrpcTransport(world.addresses, tls_roots_pem=[stranger.decode()], timeout_s=PATIENCE_S)
     with transport, pytest.raises(Unreachable):
         transport.call(world.addresses[0], "Lookup", b"")

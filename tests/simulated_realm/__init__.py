@@ -30,7 +30,7 @@ class SimulatedRealm:
     """Transport and realm in one. `put`, `revoke`, `erase` change entries, `close` ends an epoch.
 
     A test may take addresses `down`, hold them `behind` (address -> newest epoch it knows), have a
-    method refuse (`refusals`) or rewrite its answers (`tampering`). `calls` are recorded.
+    method refuse (`refusals`) or rewrite its answers (`tampering`). `calls` and `requests` are recorded.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class SimulatedRealm:
         self.refusals: dict[str, Refused] = {}
         self.tampering: dict[str, Callable[[bytes], bytes]] = {}
         self.calls: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, bytes]] = []
         self.closes_on_update = True
         self.late_ms = 0
         self._current_replicas = REPLICAS
@@ -139,6 +140,7 @@ class SimulatedRealm:
     # The transport
 
     def call(self, address: str, method: str, request: bytes) -> bytes:
+        self.requests.append((method, request))
         return self._answered(address, method, lambda: HANDLERS[method](self, address, request))
 
     def stream(self, address: str, method: str, request: bytes) -> Sequence[bytes]:

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import grpc
 from cryptography import x509
@@ -23,35 +24,58 @@ from verifier.errors import Refused
 SERVICE = "/e2eks.v1.Keyserver/"
 
 
-def self_signed() -> tuple[bytes, bytes]:
-    """A certificate for this machine alone, PEM, and its private key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+@dataclass(frozen=True)
+class Certificates:
+    """An authority and a certificate of it for this machine, with its private key; all PEM."""
+
+    root: bytes
+    chain: bytes
+    key: bytes
+
+
+def make_certificates() -> Certificates:
+    """An authority of its own each time."""
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = _certificate(
+        "authority", root_key, "authority", root_key, x509.BasicConstraints(ca=True, path_length=0)
+    )
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+    leaf = _certificate("replica", key, "authority", root_key, x509.SubjectAlternativeName(names))
+    return Certificates(
+        root=root.public_bytes(serialization.Encoding.PEM),
+        chain=leaf.public_bytes(serialization.Encoding.PEM),
+        key=key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+    )
+
+
+def _certificate(
+    subject: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extension: x509.ExtensionType,
+) -> x509.Certificate:
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject, issuer)]
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder(*reversed(names), key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
+        .add_extension(extension, critical=False)
+        .sign(issuer_key, hashes.SHA256())
     )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), secret
 
 
 @contextmanager
-def serving(world: SimulatedRealm, certificate: bytes, key: bytes) -> Iterator[str]:
+def serving(world: SimulatedRealm, certificates: Certificates) -> Iterator[str]:
     """The address at which `world` is served, as its first address."""
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_Handler(world),))
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    port = server.add_secure_port(
+        "127.0.0.1:0", grpc.ssl_server_credentials([(certificates.key, certificates.chain)])
+    )
     server.start()
     try:
         yield f"127.0.0.1:{port}"

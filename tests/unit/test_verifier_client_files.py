@@ -1,0 +1,379 @@
+"""What the client keeps on disk: pins, evidence, identities, contexts, settings; and what damage does."""
+
+import base64
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from samples import ALICE, BOB, EVE, REALM, REPLICAS, VERIFIERS, make_realm
+from simulated_realm import SimulatedRealm, one_of_each, signing_key
+
+from verifier import encoding, policy
+from verifier import realm as realms
+from verifier.client import durable
+from verifier.client.client import Client
+from verifier.client.contexts import Context, Contexts, read_quorum, read_realm
+from verifier.client.evidence import EvidenceFolder
+from verifier.client.historian import BadAnswer
+from verifier.client.identity import Identities, file_name
+from verifier.client.outcome import Exit, SettingsError, exit_of_error
+from verifier.client.pins import HEADS_HELD, FilePins, MemoryPins, PinState, quorum_name
+from verifier.client.places import Places, read_settings
+from verifier.errors import HistoryConflict
+
+USER = "alice@example.test"
+KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
+
+
+@pytest.fixture
+def world() -> SimulatedRealm:
+    world = SimulatedRealm()
+    world.put(USER, KEYS)
+    for _ in range(3):
+        world.close()
+    return world
+
+
+# Files
+
+
+def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    durable.write(path, b"one")
+    durable.write(path, b"two")
+    assert durable.read(path, limit=3) == b"two"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    with pytest.raises(SettingsError):
+        durable.read(path, limit=2)
+    assert durable.read(tmp_path / "none", limit=1) is None
+
+
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    durable.write(path, b"s")
+    assert durable.read_secret(path, limit=1) == b"s"
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        durable.read_secret(path, limit=1)
+
+
+def test_a_folder_that_cannot_be_written_is_a_matter_of_settings(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SettingsError) as refused:
+        durable.write(tmp_path / "file" / "below", b"")
+    assert exit_of_error(refused.value) is Exit.USAGE
+
+
+# Pins
+
+
+def test_pins_outlive_the_process(world: SimulatedRealm, tmp_path: Path) -> None:
+    Client(world.realm, world, FilePins(tmp_path, world.realm.hash), clock=world.now_ms).lookup(USER)
+    state = FilePins(tmp_path, world.realm.hash).load()
+    assert state.newest == world.head(3)
+    assert state.epoch_of(world.realm.verification_policy.quorum) == 3
+    assert state.epoch_of(one_of_each()) == 0
+
+
+def test_a_second_realm_has_pins_of_its_own(world: SimulatedRealm, tmp_path: Path) -> None:
+    Client(world.realm, world, FilePins(tmp_path, world.realm.hash), clock=world.now_ms).lookup(USER)
+    assert FilePins(tmp_path, make_realm(name="other.test").hash).load() == PinState()
+
+
+def test_policy_changes_are_kept_with_the_pins(world: SimulatedRealm, tmp_path: Path) -> None:
+    pins = FilePins(tmp_path, world.realm.hash)
+    state = PinState().holding(world.head(2), linked=False)
+    assert pins.swap(PinState(), replace(state, changes=(world.head(1),)))
+    again = pins.load()
+    assert again.changes == (world.head(1),)
+    assert [held.linked for held in again.heads] == [False]
+
+
+def test_a_swap_needs_the_state_it_was_made_from(world: SimulatedRealm, tmp_path: Path) -> None:
+    for pins in (MemoryPins(), FilePins(tmp_path, world.realm.hash)):
+        first = PinState().holding(world.head(1), linked=True)
+        assert pins.swap(PinState(), first)
+        assert not pins.swap(PinState(), PinState().holding(world.head(2), linked=True))
+        assert pins.load() == first
+
+
+def test_clients_of_one_user_do_not_undo_each_others_pins(world: SimulatedRealm, tmp_path: Path) -> None:
+    def look_up(user_id: str) -> None:
+        Client(world.realm, world, FilePins(tmp_path, world.realm.hash), clock=world.now_ms).lookup(user_id)
+
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(look_up, [USER, "bob@example.test", "eve@example.test", "joe@example.test"]))
+        assert FilePins(tmp_path, world.realm.hash).load().newest_epoch == world.epoch
+        world.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"schema":"other/1"}',
+        b'{"schema":"e2eks.pins/1"}',
+        b'{"schema":"e2eks.pins/1","heads":[{"head":"!","linked":true}],"epochs":{},"policy_heads":[]}',
+        b'{"schema":"e2eks.pins/1","heads":[{"head":"AAAA","linked":true}],"epochs":{},"policy_heads":[]}',
+        b'{"schema":"e2eks.pins/1","heads":[],"epochs":[],"policy_heads":[]}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_damaged_pins_stop_the_client_instead_of_starting_afresh(
+    world: SimulatedRealm, tmp_path: Path, damage: bytes
+) -> None:
+    (tmp_path / f"{world.realm.hash.hex()}.json").write_bytes(damage)
+    with pytest.raises(SettingsError, match="rollback"):
+        FilePins(tmp_path, world.realm.hash).load()
+
+
+def test_the_newest_linked_head_and_unlinked_ones_are_the_last_to_be_forgotten(world: SimulatedRealm) -> None:
+    while world.epoch < HEADS_HELD + 8:
+        world.close()
+    state = PinState().holding(world.head(1), linked=False).holding(world.head(2), linked=True)
+    for epoch in range(3, HEADS_HELD + 8):
+        state = state.holding(world.head(epoch), linked=True)
+    assert len(state.heads) == HEADS_HELD
+    assert (state.heads[0].epoch, state.newest_epoch) == (1, HEADS_HELD + 7)
+    assert state.newest == world.head(HEADS_HELD + 7)
+    only_unlinked = PinState().holding(world.head(1), linked=True)
+    for epoch in range(2, HEADS_HELD + 8):
+        only_unlinked = only_unlinked.holding(world.head(epoch), linked=False)
+    assert only_unlinked.newest == world.head(1)
+
+
+def test_an_accepted_epoch_is_never_lowered() -> None:
+    quorum = one_of_each()
+    state = PinState().accepting(quorum, 7).accepting(quorum, 5)
+    assert state.epochs == {quorum_name(quorum): 7}
+
+
+# Evidence
+
+
+def test_a_failed_proof_is_kept_as_it_was_received(world: SimulatedRealm, tmp_path: Path) -> None:
+    received: list[bytes] = []
+
+    def break_it(raw: bytes) -> bytes:
+        received.append(raw[:-1] + bytes((raw[-1] ^ 1,)))
+        return received[-1]
+
+    world.tampering["Lookup"] = break_it
+    folder = EvidenceFolder(tmp_path)
+    client = Client(world.realm, world, MemoryPins(), clock=world.now_ms, evidence=folder)
+    for _ in range(2):
+        with pytest.raises(BadAnswer):
+            client.lookup(USER)
+    assert len(list(tmp_path.iterdir())) == 1
+    document = json.loads(folder.kept[0].read_bytes())
+    assert document["schema"] == "e2eks.evidence/1"
+    assert (document["kind"], document["check"], document["realm"]) == ("proof", "commitment", "example.test")
+    assert document["realm_hash"] == REALM.hash.hex()
+    assert base64.b64decode(document["proof"]) == received[0]
+
+
+def test_both_heads_of_a_fork_are_kept(world: SimulatedRealm, tmp_path: Path) -> None:
+    other = world.without_last()
+    other.put(USER, {"ssh": b"evil"})
+    other.close()
+    folder = EvidenceFolder(tmp_path)
+    client = Client(world.realm, world, MemoryPins(), clock=world.now_ms, evidence=folder)
+    client.verify_saved(world.lookup(USER, 3))
+    with pytest.raises(HistoryConflict):
+        client.verify_saved(other.lookup(USER, 3))
+    document = json.loads(folder.kept[0].read_bytes())
+    heads = [encoding.decode_signed_head(base64.b64decode(head)) for head in document["heads"]]
+    assert document["kind"] == "fork"
+    assert [head.head.encoded for head in heads] == [w.head(3).head.encoded for w in (world, other)]
+
+
+# Identities
+
+
+def test_an_identity_is_made_once_and_found_again(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+    made = identities.make(USER, os.urandom)
+    assert identities.load(USER) == made
+    assert identities.all() == [made]
+    assert identities.path(USER).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(SettingsError):
+        identities.make(USER, os.urandom)
+    with pytest.raises(SettingsError):
+        identities.load("bob@example.test")
+
+
+def test_no_key_of_an_identity_is_ever_dropped_or_shown(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+    made = identities.make(USER, os.urandom)
+    identities.store(made.with_key(ALICE.seed))
+    found = identities.load(USER)
+    assert found.seeds == (*made.seeds, ALICE.seed)
+    assert found.newest.public_key == ALICE.public
+    assert repr(ALICE.seed) not in repr(found)
+
+
+def test_a_pending_update_is_kept_per_realm(world: SimulatedRealm, tmp_path: Path) -> None:
+    client = Client(world.realm, world, MemoryPins(), clock=world.now_ms)
+    draft = client.draft_registration("bob@example.test", KEYS, [signing_key(BOB)])
+    identities = Identities(tmp_path)
+    made = identities.make("bob@example.test", lambda _: BOB.seed)
+    identities.store(made.with_pending(REALM.hash, draft))
+    assert identities.load("bob@example.test").pending == {REALM.hash.hex(): draft}
+    identities.store(made.with_pending(REALM.hash, draft).with_pending(REALM.hash, None))
+    assert identities.load("bob@example.test").pending == {}
+
+
+def test_a_backup_put_back_is_the_identity(tmp_path: Path) -> None:
+    made = Identities(tmp_path).make(USER, os.urandom)
+    saved = Identities(tmp_path).backup(USER)
+    other = Identities(tmp_path / "other")
+    durable.write(other.path(USER), saved)
+    assert other.load(USER) == made
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"schema":"e2eks.identity/1","keys":[]}', b"\xff"])
+def test_a_damaged_identity_is_refused(tmp_path: Path, damage: bytes) -> None:
+    durable.write(Identities(tmp_path).path(USER), damage)
+    with pytest.raises(SettingsError, match="backup"):
+        Identities(tmp_path).find(USER)
+
+
+def test_every_user_id_has_a_file_name_of_its_own(tmp_path: Path) -> None:
+    ids = ["a/b@x.test", "a%2fb@x.test", "..@x.test", "a@x.test", "a+b@x.test", "*" * 240 + "@x.test"]
+    names = [file_name(user_id) for user_id in ids]
+    assert len(set(names)) == len(names)
+    assert all("/" not in name and len(name) <= 200 for name in names)
+    for user_id in ids:
+        Identities(tmp_path).make(user_id, os.urandom)
+    assert {identity.user_id for identity in Identities(tmp_path).all()} == set(ids)
+
+
+# Contexts
+
+
+def context_of(**changes: object) -> Context:
+    return Context("example.test", replace(REALM, **changes), None)  # type: ignore[arg-type]
+
+
+def add(contexts: Contexts, context: Context, fingerprint: str | None = None, allow: bool = False) -> None:
+    contexts.add(context, fingerprint=fingerprint, allow_split_view=allow)
+
+
+def test_the_only_context_is_the_current_one_until_one_is_chosen(tmp_path: Path) -> None:
+    contexts = Contexts(tmp_path)
+    with pytest.raises(SettingsError, match="context add"):
+        contexts.load_current(None)
+    add(contexts, context_of())
+    assert contexts.load_current(None).realm == REALM
+    add(contexts, replace(context_of(), name="second"))
+    with pytest.raises(SettingsError, match="context use"):
+        contexts.load_current(None)
+    contexts.use("second")
+    assert contexts.load_current(None).name == "second"
+    assert contexts.load_current("example.test").name == "example.test"
+    with pytest.raises(SettingsError):
+        contexts.use("third")
+
+
+def test_a_fingerprint_is_compared_before_a_realm_is_stored(tmp_path: Path) -> None:
+    contexts = Contexts(tmp_path)
+    with pytest.raises(SettingsError):
+        add(contexts, context_of(), "E2EKS1-OTHER")
+    assert contexts.names() == []
+    add(contexts, context_of(), realms.fingerprint(REALM))
+    assert contexts.names() == ["example.test"]
+
+
+def test_addresses_may_change_but_what_is_pinned_only_with_its_fingerprint(tmp_path: Path) -> None:
+    contexts = Contexts(tmp_path)
+    add(contexts, context_of())
+    add(contexts, context_of(addresses=("elsewhere.test:1",)))
+    assert contexts.load("example.test").realm.addresses == ("elsewhere.test:1",)
+    changed = context_of(epoch_ttl_ms=1)
+    with pytest.raises(SettingsError, match="fingerprint"):
+        add(contexts, changed)
+    add(contexts, changed, realms.fingerprint(changed.realm))
+
+
+def test_a_quorum_that_can_show_two_views_must_be_wanted(tmp_path: Path) -> None:
+    contexts = Contexts(tmp_path)
+    split = replace(context_of(), quorum=one_of_each())
+    assert policy.can_split(one_of_each(), REALM.genesis_policy.keys.keys())
+    with pytest.raises(SettingsError, match="allow-split-view"):
+        add(contexts, split)
+    add(contexts, split, allow=True)
+    assert contexts.load("example.test").quorum == one_of_each()
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "Capital", "a" * 65])
+def test_a_context_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError):
+        add(Contexts(tmp_path), replace(context_of(), name=name))
+
+
+def test_a_realm_file_that_is_none_is_a_matter_of_settings(tmp_path: Path) -> None:
+    path = tmp_path / "realm.json"
+    with pytest.raises(SettingsError):
+        read_realm(path)
+    for damage in (b"", b"{}", b"[1]", b"\xff", realms.realm_json(REALM)[:-9]):
+        path.write_bytes(damage)
+        with pytest.raises(SettingsError) as refused:
+            read_realm(path)
+        assert exit_of_error(refused.value) is Exit.USAGE
+    path.write_bytes(realms.realm_json(REALM))
+    assert read_realm(path) == REALM
+
+
+def test_a_quorum_file_is_the_json_form_of_a_quorum(tmp_path: Path) -> None:
+    path = tmp_path / "quorum.json"
+    ids = [base64.b64encode(key.id).decode() for key in (*REPLICAS, *VERIFIERS)]
+    path.write_text(json.dumps({"threshold": 4, "candidates": ids}))
+    assert read_quorum(path).threshold == 4
+    for damage in ("{}", "[]", '{"threshold": 9}', '{"threshold": 1, "candidates": ["AAAA"]}', "{"):
+        path.write_text(damage)
+        with pytest.raises(SettingsError):
+            read_quorum(path)
+    with pytest.raises(SettingsError):
+        read_quorum(tmp_path / "none")
+
+
+# Places and settings
+
+
+def test_files_lie_in_the_xdg_folders_or_below_one_home(tmp_path: Path) -> None:
+    places = Places.from_environment({"HOME": "/h", "XDG_STATE_HOME": "/s", "XDG_DATA_HOME": "relative"})
+    assert str(places.contexts) == "/h/.config/e2eks/contexts"
+    assert str(places.identities) == "/h/.local/share/e2eks/identities"
+    assert str(places.pins) == "/s/e2eks/pins"
+    own = Places.from_environment({"HOME": "/h", "E2EKS_HOME": str(tmp_path)})
+    assert {own.config, own.data, own.state} == {tmp_path}
+
+
+def test_settings_are_strict(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert read_settings(path, required=False) == {}
+    with pytest.raises(SettingsError):
+        read_settings(path, required=True)
+    path.write_text('context = "a"\ntimeout = "3s"\n')
+    assert read_settings(path, required=True) == {"context": "a", "timeout": "3s"}
+    for damage in ('contxt = "a"', "timeout = 3", "=", "\xff"):
+        path.write_bytes(damage.encode("latin-1"))
+        with pytest.raises(SettingsError):
+            read_settings(path, required=True)
+
+
+def test_an_identity_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+    identities.make("eve@example.test", lambda _: EVE.seed)
+    identities.path("eve@example.test").rename(identities.path(USER))
+    with pytest.raises(SettingsError):
+        identities.find(USER)
