@@ -6,6 +6,8 @@ import click
 
 from verifier.client.session import Command, Session, with_session
 
+FILE_BYTES = 8 * 1024 * 1024  # what is read of a file before its size alone shows that it is no proof
+
 
 @click.command(cls=Command)
 @click.argument("user")
@@ -102,7 +104,6 @@ def verify(session: Session, file: str, realm_file: str | None, at: str | None, 
     """
     from pathlib import Path
 
-    from verifier import limits
     from verifier.client import durable
     from verifier.client.client import now_ms
     from verifier.client.contexts import Context, read_realm
@@ -110,7 +111,7 @@ def verify(session: Session, file: str, realm_file: str | None, at: str | None, 
 
     at_ms = parse_time(at) if at else now_ms()
     context = session.context if realm_file is None else Context("", read_realm(Path(realm_file)), None)
-    proof = durable.read(Path(file), limit=limits.LOOKUP_PROOF_BYTES + 1)
+    proof = durable.read(Path(file), limit=FILE_BYTES)
     if proof is None:
         raise SettingsError(f"there is no file {file}")
     client = session.client(context=context)

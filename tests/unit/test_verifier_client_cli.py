@@ -1,0 +1,549 @@
+"""The command `e2eks`: what it prints where, and each of its exit codes."""
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+from e2eks.v1 import client_pb2
+from samples import ALICE, BOB, REALM, VERIFIERS
+from simulated_realm import SimulatedRealm
+from simulated_realm.command import Shell
+
+from verifier import encoding
+from verifier import realm as realms
+from verifier.client import failure, show
+from verifier.client.cli import COMMANDS, load_commands
+from verifier.client.cli_lookup import parse_time
+from verifier.client.client import now_ms
+from verifier.client.outcome import Exit
+from verifier.client.session import seconds_of
+from verifier.errors import NotRatified, Reason, Refused, VerificationError
+
+USER, OTHER, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
+SSH = b"ssh-ed25519 AAAA alice\n"
+
+
+@pytest.fixture
+def world() -> SimulatedRealm:
+    world = SimulatedRealm(clock=now_ms)
+    world.put(OTHER, {"age": b"age1bob", "bin": b"\0\xff", "ssh": b"# mine\nssh-ed25519 AAAA bob\n"}, BOB)
+    world.close()
+    return world
+
+
+@pytest.fixture
+def shell(world: SimulatedRealm, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(world, empty_home, monkeypatch)
+
+
+# Exit codes, contract section 4
+
+
+def test_exit_0_a_verified_answer(shell: Shell) -> None:
+    assert shell("lookup", OTHER).exit == 0
+
+
+def test_exit_1_a_bug_without_a_traceback(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifier.client.client.Client.ask", lambda *_: 1 // 0)
+    run = shell("lookup", OTHER, "-o", "json")
+    assert run.exit == 1
+    assert "ZeroDivisionError" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.json["exit"] == 1
+    with pytest.raises(ZeroDivisionError):
+        shell("lookup", OTHER, E2EKS_DEBUG="1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lookup",),
+        ("nonsense",),
+        ("lookup", "Not An Address"),
+        ("lookup", OTHER, "--raw"),
+        ("lookup", OTHER, "--epoch", "0"),
+        ("lookup", OTHER, "--timeout", "soon"),
+        ("lookup", OTHER, "--context", "unknown"),
+        ("lookup", OTHER, "-c", "/nonexistent/config.toml"),
+        ("verify", "/nonexistent/proof.bin"),
+        ("verify", "/dev/null", "--at", "yesterday"),
+        ("register", OTHER),
+        ("register", USER, "--key", "ssh"),
+        ("register", USER, "--key", "ssh=/nonexistent"),
+        ("register", USER, "--key", "ssh=/dev/null", "--also", "00"),
+        ("register", USER, "--key", "ssh=/dev/null", "--proof", "client-certificate"),
+        ("update", OTHER),
+        ("update", OTHER, "--rotate"),
+        ("identity", "export", USER),
+        ("context", "use", "unknown"),
+    ],
+)
+def test_exit_2_usage_or_configuration(shell: Shell, arguments: tuple[str, ...]) -> None:
+    run = shell(*arguments)
+    assert run.exit == 2
+    assert "Traceback" not in run.stderr
+
+
+def test_exit_2_a_realm_file_that_is_none(shell: Shell) -> None:
+    realm_file, proof = shell.file("bad.json", b"{}"), shell.file("proof.bin", b"")
+    assert shell("verify", proof, "--realm-file", realm_file).exit == 2
+    assert shell("context", "add", realm_file).exit == 2
+
+
+def test_exit_3_a_proof_that_does_not_verify_with_evidence(shell: Shell) -> None:
+    shell.world.tampering["Lookup"] = lambda raw: raw[:-1] + bytes((raw[-1] ^ 1,))
+    run = shell("lookup", OTHER, "-o", "json")
+    assert run.exit == 3
+    assert run.json["error"] == "commitment"
+    [evidence] = run.json["evidence"]
+    assert evidence in run.stderr
+    assert json.loads(Path(evidence).read_bytes())["kind"] == "proof"
+    assert "keys" not in run.json
+
+
+def test_exit_3_a_saved_file_that_is_no_proof(shell: Shell) -> None:
+    for contents in (b"", b"\0", b"not a proof at all", bytes(300_000)):
+        assert shell("verify", shell.file("proof.bin", contents)).exit == 3
+
+
+def test_exit_4_proven_absent(shell: Shell) -> None:
+    run = shell("lookup", NOBODY, "-o", "json")
+    assert run.exit == 4
+    assert run.json["status"] == "absent"
+    assert shell("lookup", NOBODY).raw == b""
+    assert shell("lookup", OTHER, "--app", "pgp").exit == 4
+
+
+def test_exit_5_unreachable(shell: Shell) -> None:
+    shell.world.down = set(shell.world.addresses)
+    assert shell("lookup", OTHER).exit == 5
+
+
+def test_exit_6_refused_with_the_reason(shell: Shell) -> None:
+    shell.world.refusals["Lookup"] = Refused(Reason.RATE_LIMITED, "said the test")
+    run = shell("lookup", OTHER, "-o", "json")
+    assert run.exit == 6
+    assert run.json["error"] == "RATE_LIMITED"
+    assert "RATE_LIMITED" in run.stderr
+    assert shell("lookup", "alice@example.org").exit == 6
+
+
+def test_exit_7_not_ratified_stale_or_rolled_back(shell: Shell) -> None:
+    world = shell.world
+    world.verifiers = VERIFIERS[:1]
+    assert shell("lookup", OTHER).exit == 7
+    world.verifiers = VERIFIERS
+    assert shell("lookup", OTHER).exit == 0
+    world.tampering["Lookup"] = lambda _: world.lookup(OTHER, 1)
+    world.close()
+    assert shell("lookup", OTHER).exit == 0
+    del world.tampering["Lookup"]
+    assert shell("lookup", OTHER).exit == 0
+    world.behind = dict.fromkeys(world.addresses, 1)
+    assert shell("lookup", OTHER).exit == 7
+    world.behind = {}
+    world.refusals["Lookup"] = Refused(Reason.NOT_RATIFIED_IN_TIME, "said the test")
+    assert shell("lookup", OTHER).exit == 7
+
+
+def test_exit_8_a_fork_with_both_heads_as_evidence(shell: Shell) -> None:
+    world = shell.world
+    world.close()
+    other = world.without_last()
+    other.put(USER, {"ssh": b"evil"})
+    other.close()
+    assert shell("lookup", OTHER).exit == 0
+    shell.world = other
+    run = shell("lookup", OTHER, "-o", "json")
+    assert run.exit == 8
+    assert json.loads(Path(run.json["evidence"][0]).read_bytes())["kind"] == "fork"
+
+
+def test_exit_9_erased_or_revoked(shell: Shell) -> None:
+    shell.world.erase(OTHER)
+    shell.world.close()
+    run = shell("lookup", OTHER, "-o", "json")
+    assert (run.exit, run.json["status"]) == (9, "erased")
+    assert "keys" not in run.json
+    shell.world.revoke(OTHER)
+    shell.world.close()
+    run = shell("lookup", OTHER, "-o", "json")
+    assert (run.exit, run.json["status"]) == (9, "revoked")
+
+
+# lookup
+
+
+def test_data_is_on_stdout_and_the_checks_on_stderr(shell: Shell) -> None:
+    run = shell("lookup", OTHER)
+    assert run.stdout == "age  age1bob\nbin  AP8=\nssh\n  # mine\n  ssh-ed25519 AAAA bob\n"
+    assert [re.split("  +", line.strip())[0] for line in run.stderr.splitlines()] == [
+        "✓ name → index",
+        "✓ index → entry",
+        "✓ epoch 1",
+        "✓ fresh",
+        "✓ first contact",
+    ]
+    assert "3 of 3 replicas + verifiers v0, v1, v2" in run.stderr
+    assert "\x1b" not in run.stderr
+    assert "not rolled back" in shell("lookup", OTHER).stderr
+    assert shell("-q", "lookup", OTHER).stderr == ""
+
+
+def test_the_json_of_a_lookup(shell: Shell) -> None:
+    document = shell("lookup", OTHER, "-o", "json").json
+    assert document["schema"] == "e2eks.lookup/1"
+    assert document["keys"] == {"age": "age1bob", "bin": "AP8=", "ssh": "# mine\nssh-ed25519 AAAA bob\n"}
+    assert document["encoding"] == {"age": "text", "bin": "base64", "ssh": "text"}
+    assert (document["epoch"], document["version"], document["verifiers"]) == (1, 0, ["v0", "v1", "v2"])
+    line = shell("lookup", OTHER, "-o", "jsonl")
+    assert line.stdout.count("\n") == 1
+    assert line.json["schema"] == "e2eks.lookup/1"
+
+
+def test_one_key_as_text_or_as_it_is(shell: Shell) -> None:
+    assert shell("lookup", OTHER, "--app", "age").stdout == "age1bob\n"
+    assert shell("lookup", OTHER, "--app", "bin", "--raw").raw == b"\0\xff"
+    assert shell("lookup", OTHER, "--app", "age", "-o", "json").json["keys"] == {"age": "age1bob"}
+
+
+def test_what_a_terminal_could_obey_is_never_printed(shell: Shell) -> None:
+    shell.world.put(USER, {"evil": b"\x1b]0;owned\x07", "bidi": "a\u202eb".encode()})
+    shell.world.close()
+    run = shell("lookup", USER)
+    assert "\x1b" not in run.stdout
+    assert "\u202e" not in run.stdout
+
+
+def test_a_historic_answer_says_so(shell: Shell) -> None:
+    shell.world.close()
+    run = shell("lookup", OTHER, "--epoch", "1")
+    assert run.exit == 0
+    assert "epoch 1 of 2" in run.stderr
+    assert "fresh" not in run.stderr
+    document = shell("lookup", OTHER, "--epoch", "1", "-o", "json").json
+    assert (document["epoch"], document["newest_epoch"], document["historic"]) == (1, 2, True)
+
+
+def test_verbose_says_who_is_asked(shell: Shell) -> None:
+    assert shell("lookup", OTHER, "-v").exit == 0
+
+
+# verify
+
+
+def test_a_saved_proof_is_judged_without_a_server(shell: Shell) -> None:
+    proof = str(shell.home / "bob.bin")
+    assert shell("lookup", OTHER, "--save", proof).exit == 0
+    assert Path(proof).read_bytes() == shell.world.lookup(OTHER, 1)
+    shell.world.down = set(shell.world.addresses)
+    assert shell("verify", proof, "--realm-file", str(shell.realm_file)).exit == 0
+    run = shell("verify", proof, "--user", OTHER, "-o", "json")
+    assert (run.exit, run.json["user"]) == (0, OTHER)
+    assert shell("verify", proof, "--user", USER).exit == 3
+    issued = shell.world.head(1).head.issue_time_ms
+    assert shell("verify", proof, "--at", str(issued + REALM.epoch_ttl_ms + 2000)).exit == 7
+    assert shell("verify", proof, "--at", "2001-01-01T00:00:00Z").exit == 7
+
+
+def test_saved_proofs_of_absence_and_of_a_fork(shell: Shell) -> None:
+    world = shell.world
+    world.close()
+    absent = str(shell.home / "absent.bin")
+    assert shell("lookup", NOBODY, "--save", absent).exit == 4
+    assert shell("verify", absent).exit == 4
+    other = world.without_last()
+    other.put(USER, {"ssh": b"evil"})
+    other.close()
+    fork = shell.file("fork.bin", other.lookup(USER, 2))
+    assert shell("verify", fork).exit == 8
+    assert shell("verify", fork, E2EKS_HOME=str(shell.home / "elsewhere")).exit == 2
+    fresh = {"E2EKS_HOME": str(shell.home / "elsewhere")}
+    assert shell("verify", fork, "--realm-file", str(shell.realm_file), **fresh).exit == 0
+    assert shell("verify", absent, "--realm-file", str(shell.realm_file), **fresh).exit == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "time_ms"),
+    [
+        ("1700000000123", 1700000000123),
+        ("1970-01-01T00:00:01Z", 1000),
+        ("1970-01-01T01:00:00.5+01:00", 500),
+        ("1970-01-01T00:00:00", None),
+        ("now", None),
+        ("", None),
+        ("-5", None),
+    ],
+)
+def test_a_time_is_unix_milliseconds_or_rfc_3339(text: str, time_ms: int | None) -> None:
+    if time_ms is not None:
+        assert parse_time(text) == time_ms
+        return
+    with pytest.raises(click.UsageError):
+        parse_time(text)
+
+
+# register, update, revoke
+
+
+def test_a_registration_makes_a_key_and_a_revocation(shell: Shell) -> None:
+    run = shell("register", USER, "--key", f"ssh={shell.file('id.pub', SSH)}", "-o", "json")
+    assert run.exit == 0
+    assert (run.json["schema"], run.json["version"]) == ("e2eks.update/1", 0)
+    assert Path(run.json["revocation"]).stat().st_mode & 0o777 == 0o600
+    assert shell("lookup", USER, "--app", "ssh", "--raw").raw == SSH
+    assert shell("identity", "list", "-o", "json").json["items"][0]["pending"] == 0
+
+
+def test_keys_come_from_stdin_too_but_never_private_ones(shell: Shell) -> None:
+    assert shell("register", USER, "--key", "age=-", stdin=b"age1alice").exit == 0
+    assert shell("lookup", USER, "--app", "age").stdout == "age1alice\n"
+    for secret in (
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\n",
+        b"AGE-SECRET-KEY-1ABC",
+        b"-----BEGIN PRIVATE KEY-----",
+    ):
+        run = shell("update", USER, "--key", f"x={shell.file('secret', secret)}")
+        assert run.exit == 2
+        assert "private" in run.stderr
+
+
+def test_an_update_changes_adds_and_removes_keys(shell: Shell) -> None:
+    shell("register", USER, "--key", f"ssh={shell.file('id.pub', SSH)}", "--key", "age=-", stdin=b"age1")
+    assert shell("update", USER, "--key", "pgp=-", "--remove", "age", stdin=b"pgp").exit == 0
+    document = shell("lookup", USER, "-o", "json").json
+    assert document["keys"] == {"pgp": "pgp", "ssh": SSH.decode()}
+    assert document["version"] == 1
+    assert shell("update", USER, "--remove", "age").exit == 2
+
+
+def test_a_rotated_key_takes_over(shell: Shell) -> None:
+    shell("register", USER, "--key", "age=-", stdin=b"age1")
+    before = shell("identity", "export", USER).stdout.split()
+    assert shell("update", USER, "--rotate").exit == 0
+    after = shell("identity", "export", USER).stdout.split()
+    assert after[:-1] == before
+    assert shell("update", USER, "--key", "age=-", stdin=b"age2").exit == 0
+    entry, _ = shell.world.directory.entries[USER]
+    assert entry.update_policy is not None
+    assert [key.hex() for key in entry.update_policy.keys.values()] == after[-1:]
+
+
+def test_another_device_may_be_given_power_over_the_entry(shell: Shell) -> None:
+    shell("register", USER, "--key", "age=-", "--also", ALICE.public.hex(), stdin=b"age1")
+    entry, _ = shell.world.directory.entries[USER]
+    assert entry.update_policy is not None
+    assert ALICE.id in entry.update_policy.keys
+
+
+def test_a_revocation_needs_no_key_but_the_one_signed_in_advance(shell: Shell) -> None:
+    shell("register", USER, "--key", "age=-", stdin=b"age1")
+    for path in (shell.home / ".local/share/e2eks/identities").glob("*.json"):
+        path.unlink()
+    assert shell("revoke", USER).exit == 0
+    assert shell("lookup", USER).exit == 9
+    assert shell("register", USER, "--key", "age=-", stdin=b"age2").exit == 0
+
+
+def test_a_revocation_can_be_signed_on_the_day(shell: Shell) -> None:
+    shell("register", USER, "--key", "age=-", stdin=b"age1")
+    for path in (shell.home / ".local/share/e2eks/revocations").glob("*"):
+        path.unlink()
+    assert shell("revoke", USER, "--certificate", "/nonexistent").exit == 2
+    assert shell("revoke", USER, "--yes").exit == 0
+    assert shell("revoke", USER).exit == 6
+
+
+def test_a_change_that_was_never_answered_goes_on_with_the_same_update(shell: Shell) -> None:
+    world = shell.world
+
+    def lost(raw: bytes) -> bytes:
+        raise Refused(Reason.NOT_RATIFIED_IN_TIME, "said the test")
+
+    world.tampering["Update"] = lost
+    key = f"ssh={shell.file('id.pub', SSH)}"
+    assert shell("register", USER, "--key", key.partition("=")[0] + "=" + key.partition("=")[2]).exit == 7
+    assert shell("identity", "list", "-o", "json").json["items"][0]["pending"] == 1
+    del world.tampering["Update"]
+    run = shell("register", USER, "--key", key)
+    assert run.exit == 0
+    assert "earlier run" in run.stderr
+    updates = [
+        client_pb2.UpdateRequest.FromString(raw) for method, raw in world.requests if method == "Update"
+    ]
+    assert len({request.update.entry for request in updates}) == 1
+    assert len({request.request_id for request in updates}) == 1
+    assert shell("identity", "list", "-o", "json").json["items"][0]["pending"] == 0
+
+
+def test_other_keys_make_another_update_of_what_was_never_answered(shell: Shell) -> None:
+    shell.world.refusals["Update"] = Refused(Reason.NOT_READY, "said the test")
+    assert shell("register", USER, "--key", "age=-", stdin=b"age1").exit == 6
+    del shell.world.refusals["Update"]
+    assert shell("register", USER, "--key", "age=-", stdin=b"age2").exit == 0
+    assert shell("lookup", USER, "--app", "age").stdout == "age2\n"
+
+
+def test_a_name_of_another_realm_makes_no_identity(shell: Shell) -> None:
+    assert shell("register", "alice@example.org", "--key", "age=-", stdin=b"age1").exit == 6
+    assert shell("identity", "list", "-o", "json").json["items"] == []
+
+
+# identity and context
+
+
+def test_an_identity_is_shown_without_its_secrets(shell: Shell) -> None:
+    made = shell("identity", "new", USER, "-o", "json")
+    assert made.exit == 0
+    assert shell("identity", "new", USER).exit == 2
+    backup = shell("identity", "backup", USER, "--yes")
+    seed = backup.json["keys"][0]["seed"]
+    for arguments in (("export", USER), ("list",)):
+        shown = shell("identity", *arguments, "-o", "json")
+        assert made.json["keys"][0]["public_key"] in shown.stdout
+        assert seed not in shown.stdout + shown.stderr
+    assert shell("identity", "backup", USER).exit == 2
+
+
+def test_contexts_are_added_chosen_and_listed(shell: Shell) -> None:
+    assert shell.trust.exit == 0
+    assert realms.fingerprint(REALM) in shell.trust.stderr
+    assert shell("context", "add", str(shell.realm_file), "--name", "second").exit == 0
+    assert shell("lookup", OTHER).exit == 2
+    assert shell("lookup", OTHER, "--context", "second").exit == 0
+    assert shell("lookup", OTHER, E2EKS_CONTEXT="second").exit == 0
+    assert shell("context", "use", "second").exit == 0
+    assert shell("lookup", OTHER).exit == 0
+    items = shell("context", "list", "-o", "json").json["items"]
+    assert [(item["name"], item["current"]) for item in items] == [("example.test", False), ("second", True)]
+    assert shell("context", "list").stdout.splitlines()[1].startswith("* second")
+    lines = shell("context", "list", "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["schema"] for line in lines] == ["e2eks.contexts/1"] * 2
+
+
+def test_a_context_with_another_fingerprint_is_refused(shell: Shell) -> None:
+    arguments = ("context", "add", str(shell.realm_file), "--name", "second", "--fingerprint")
+    assert shell(*arguments, "E2EKS1-AAAA").exit == 2
+    assert shell(*arguments, realms.fingerprint(REALM)).exit == 0
+
+
+def test_an_address_is_trusted_by_fingerprint_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = realms.realm_json(REALM)
+    monkeypatch.setattr("verifier.client.transport.fetch_realm_json", lambda *_: published)
+    run = shell("context", "add", "ks.example.test", "--name", "second")
+    assert run.exit == 2
+    assert realms.fingerprint(REALM) in run.stderr
+    trusted = ("--fingerprint", realms.fingerprint(REALM))
+    assert shell("context", "add", "ks.example.test", "--name", "second", *trusted).exit == 0
+
+
+# Flags and settings
+
+
+def test_flags_stand_before_or_after_the_command_and_the_last_one_wins(shell: Shell) -> None:
+    assert shell("-o", "json", "lookup", OTHER).json["schema"] == "e2eks.lookup/1"
+    assert shell("-o", "json", "lookup", OTHER, "-o", "table").stdout.startswith("age ")
+    assert shell("lookup", OTHER, E2EKS_OUTPUT="jsonl").stdout.startswith("{")
+    assert shell("-o", "table", "lookup", OTHER, E2EKS_OUTPUT="json").stdout.startswith("age ")
+
+
+def test_the_settings_file_comes_after_flags_and_environment(shell: Shell) -> None:
+    settings = shell.file("own.toml", b'output = "json"\ntimeout = "5s"\n')
+    assert shell("lookup", OTHER, "-c", settings).stdout.startswith("{")
+    assert shell("lookup", OTHER, "-c", settings, "-o", "table").stdout.startswith("age ")
+    assert shell("lookup", OTHER, E2EKS_CONFIG=settings).stdout.startswith("{")
+    for bad in (b'output = "xml"', b'colour = "red"', b'timeout = "soon"', b"="):
+        run = shell("lookup", OTHER, "-c", shell.file("bad.toml", bad))
+        assert run.exit == 2
+
+
+def test_colour_is_for_terminals_only(shell: Shell) -> None:
+    assert "\x1b" not in shell("lookup", OTHER).stderr
+    shell.terminal = True
+    assert "\x1b[32m✓" in shell("lookup", OTHER).stderr
+    assert "\x1b" not in shell("lookup", OTHER, NO_COLOR="1").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10", 10), ("1.5s", 1.5), ("500ms", 0.5), ("2m", 120), ("1h", 3600)]
+)
+def test_a_timeout_has_a_unit(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "0", "-1s", "1 day", "nan", "inf", "1y"])
+def test_a_timeout_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(click.UsageError):
+        seconds_of(text)
+
+
+def test_every_command_is_listed_and_explains_itself(shell: Shell) -> None:
+    assert list(load_commands()) == list(COMMANDS)
+    for name in COMMANDS:
+        assert shell(name, "--help").exit == 0
+    listed = shell("--help").stdout
+    assert all(f"  {name} " in listed and words in listed for name, words in COMMANDS.items())
+
+
+# ssh-authorized-keys
+
+
+def test_sshd_gets_keys_or_nothing(shell: Shell) -> None:
+    run = shell("ssh-authorized-keys", OTHER)
+    assert (run.exit, run.stdout, run.stderr) == (0, "ssh-ed25519 AAAA bob\n", "")
+    absent = shell("ssh-authorized-keys", NOBODY)
+    assert (absent.exit, absent.raw) == (0, b"")
+    shell.world.put(USER, {"age": b"age1"})
+    shell.world.close()
+    without = shell("ssh-authorized-keys", USER)
+    assert (without.exit, without.raw) == (0, b"")
+    shell.world.tampering["Lookup"] = lambda raw: raw[:-1] + bytes((raw[-1] ^ 1,))
+    failed = shell("ssh-authorized-keys", OTHER)
+    assert (failed.exit, failed.raw) == (3, b"")
+
+
+def test_sshd_gets_printable_lines_only() -> None:
+    assert list(
+        show.authorized_keys(b"# c\n\n ssh-ed25519 A \nssh-rsa \x1b[31m\n\xff\xfe\r\nssh-ed25519 B")
+    ) == [
+        "ssh-ed25519 A",
+        "\ufffd\ufffd",
+        "ssh-ed25519 B",
+    ]
+
+
+# Errors in words
+
+
+def test_every_refusal_and_cause_comes_with_advice() -> None:
+    assert {reason.value for reason in Reason} - set(show.ADVICE) == {
+        "MALFORMED",
+        "TOO_LARGE",
+        "UNKNOWN_REALM",
+        "WRONG_INDEX",
+        "COMMITMENT_MISMATCH",
+    }
+    for cause in ("quorum", "stale", "future", "rollback"):
+        assert "\n" in failure.words(NotRatified(cause, "x"), ())
+
+
+def test_an_error_says_what_happened_what_was_compared_and_what_to_do() -> None:
+    text = failure.words(VerificationError("tree", "the root differs"), [Path("/e.json")])
+    assert text.splitlines() == [
+        "a proof does not verify: tree: the root differs",
+        "  evidence saved: /e.json",
+        f"  {show.ADVICE['VerificationError']}",
+    ]
+    assert failure.document(ValueError("secret"), ())["message"] == failure.words(ValueError("secret"), ())
+    assert "secret" not in failure.words(ValueError("secret"), ())
+    assert failure.document(VerificationError("x", "y"), ())["exit"] == Exit.NOT_VERIFIED
+
+
+def test_an_entry_of_the_limits_is_shown(shell: Shell) -> None:
+    keys = {f"app-{n}": b"k" * 900 for n in range(64)}
+    shell.world.put(USER, keys)
+    shell.world.close()
+    assert encoding.encode_profile(keys)
+    assert len(shell("lookup", USER).stdout.splitlines()) == 64
