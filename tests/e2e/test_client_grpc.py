@@ -200,3 +200,16 @@ def test_help_takes_hardly_longer_than_importing_click() -> None:
 
     bare = best("import click")
     assert best("from verifier.client.cli import main; main(['--help'])") <= 1.5 * bare
+
+
+def test_the_client_needs_nothing_that_only_servers_have() -> None:
+    code = (
+        "import sys\n"
+        "import verifier.client.admission, verifier.client.client, verifier.client.transport\n"
+        "from verifier.client.cli import load_commands\n"
+        "load_commands()\n"
+        "others = {'plyvel', 'trio', 'starlette', 'msgspec', 'keyserver', 'replication', 'verifier.daemon'}\n"
+        "sys.exit(' '.join(others & set(sys.modules)) or 0)"
+    )
+    finished = run(code)
+    assert finished.returncode == 0, finished.stderr
