@@ -150,8 +150,9 @@ def test_an_audit_replays_everything_without_a_configuration(tmp_path: Path) -> 
     with watched(tmp_path, 4) as (keyserver, folder):
         realm_file = str(folder.path / "realm.json")
         arguments = ("audit", "--from", "1", "--realm-file", realm_file, "--address", keyserver.verification)
-        audited = verifier(*arguments, "-o", "json", cwd=tmp_path)
+        audited = verifier("-q", *arguments, "-o", "json", cwd=tmp_path)
         assert audited.returncode == 0, audited.stderr
+        assert audited.stderr == ""
         verdict = json.loads(audited.stdout)
         assert verdict["lawful"] is True
         assert verdict["epoch"] == 4
@@ -191,3 +192,16 @@ def test_an_audit_of_nobody_is_unreachable(tmp_path: Path) -> None:
     folder = VerifierFolder.make(tmp_path / "verifier", Stream().realm)
     gone = verifier("audit", "-c", str(folder.config_file))
     assert gone.returncode == 5
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    check = (
+        "import sys; from verifier.daemon.cli import main; "
+        "main(['--help'], standalone_mode=False); "
+        "heavy = {'grpc', 'trio', 'nacl', 'plyvel', 'msgspec', 'google.protobuf'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr

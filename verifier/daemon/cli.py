@@ -43,6 +43,12 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _say(line: str) -> None:
+    """A line for a person, on stderr; nothing with -q."""
+    if not click.get_current_context().find_root().params.get("quiet"):
+        click.echo(line, err=True)
+
+
 def _show(data: dict[str, Any], output: str) -> None:
     if output == "table":
         width = max(map(len, data))
@@ -54,8 +60,10 @@ def _show(data: dict[str, Any], output: str) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="e2eks", prog_name="verifier")
-def main() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="No ✓ lines and no progress.")
+def main(quiet: bool) -> None:
     """Watch a realm: replay every change, ratify what is lawful, keep evidence of what is not."""
+    del quiet  # read from the context by _say
 
 
 @main.command()
@@ -95,11 +103,9 @@ def init(
     plan = Plan(name, address, listen, verification_address, push_address)
     info = set_up(folder, realm_file, plan, datetime.fromtimestamp(unix_ms() // 1000, UTC))
     click.echo(info, nl=False)
-    click.echo(
-        f"✓ made {folder}. Next: give {folder / 'verifier-info.json'} to the realm's operator,", err=True
-    )
-    click.echo(f"  put the realm.json you get back in place of {folder / 'realm.json'}, then run", err=True)
-    click.echo(f"  verifier run -c {folder / 'verifier.toml'}", err=True)
+    _say(f"✓ made {folder}. Next: give {folder / 'verifier-info.json'} to the realm's operator,")
+    _say(f"  put the realm.json you get back in place of {folder / 'realm.json'}, then run")
+    _say(f"  verifier run -c {folder / 'verifier.toml'}")
 
 
 @main.command()
@@ -187,15 +193,15 @@ def audit(
         "pending_updates": found.pending_updates,
     }
     _show(verdict, output)
-    click.echo(f"✓ every update and head from step 1 to {found.steps} is lawful", err=True)
+    _say(f"✓ every update and head from step 1 to {found.steps} is lawful")
 
 
 def _progress() -> Callable[[Any], None]:
     """Lines on stderr, when it is a terminal."""
-    terminal = sys.stderr.isatty()
+    shown = sys.stderr.isatty() and not click.get_current_context().find_root().params.get("quiet")
 
     def show(state: Any) -> None:
-        if terminal:
+        if shown:
             click.echo(
                 f"\rreplayed {state.next_index - 1} steps, epoch {state.chain.epoch}", err=True, nl=False
             )

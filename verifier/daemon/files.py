@@ -99,14 +99,14 @@ def keep_evidence(folder: Path, realm: Realm, evidence: Evidence, now_ms: int) -
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(folder.parent)
+        if not path.exists():
+            draft = path.with_suffix(".new")
+            draft.unlink(missing_ok=True)  # torn: only a whole file ever gets the final name
+            write_new(draft, evidences.to_document(realm, evidence, now_ms))
+            draft.rename(path)
+            sync_folder(folder)
     except OSError as error:
-        raise ConfigError(f"the evidence folder {folder} cannot be made: {error.strerror}") from None
-    if not path.exists():
-        draft = path.with_suffix(".new")
-        draft.unlink(missing_ok=True)  # torn: only a whole file ever gets the final name
-        write_new(draft, evidences.to_document(realm, evidence, now_ms))
-        draft.rename(path)
-        sync_folder(folder)
+        raise ConfigError(f"the evidence file {path} cannot be written: {error.strerror}") from None
     return path
 
 
