@@ -300,6 +300,11 @@ def root_with_an_update_that_was_not_streamed(s: Stream) -> list[bytes]:
     return next_head(s, s.sign_head(hidden.compose()))
 
 
+@case(Kind.RULES)
+def rules_level_zero(s: Stream) -> list[bytes]:
+    return next_head(s, s.sign_head(s.compose(rules=0)))
+
+
 @case(Kind.EPOCH)
 def epoch_skipped(s: Stream) -> list[bytes]:
     return next_head(s, s.sign_head(s.compose(epoch=5)))

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     HISTORY = "history"  # a validly signed head whose history root leaves out the heads before it
     REALM = "realm"  # a head of another realm hash, signed with this realm's keys
     ROOT = "root"  # a validly signed root that the replayed updates do not lead to
+    RULES = "rules"  # a validly signed head of a rules level that never was
     EPOCH = "epoch"  # a validly signed head of an epoch that is not the next one
     SIGNATURE = "signature"  # a head without the signatures of its replicas' policy
     UPDATE = "update"  # an update that the update law refuses

@@ -205,8 +205,12 @@ def _check_signed(rows: Overlay, realm: Realm, state: State, step: EpochStep) ->
     try:
         epoch_law.check_realm(realm, head)
     except VerificationError as error:
-        compared = (Comparison("realm hash", head.realm_hash.hex(), realm.hash.hex()),)
-        raise _Stopped(_head_evidence(rows, Kind.REALM, error.what, step, compared)) from None
+        kind = Kind.RULES if error.check == "rules" else Kind.REALM
+        compared = (
+            Comparison("rules level", str(head.rules), str(limits.RULES)),
+            Comparison("realm hash", head.realm_hash.hex(), realm.hash.hex()),
+        )
+        raise _Stopped(_head_evidence(rows, kind, error.what, step, compared)) from None
 
 
 def _contradiction(
