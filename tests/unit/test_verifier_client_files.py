@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from e2eks.v1 import client_pb2
 from samples import ALICE, BOB, EVE, REALM, REPLICAS, VERIFIERS, make_realm
 from simulated_realm import SimulatedRealm, one_of_each, signing_key
 
@@ -22,6 +23,7 @@ from verifier.client.identity import Identities, file_name
 from verifier.client.outcome import Exit, SettingsError, exit_of_error
 from verifier.client.pins import HEADS_HELD, FilePins, MemoryPins, PinState, quorum_name
 from verifier.client.places import Places, read_settings
+from verifier.daemon.evidence import Standing, from_document, judge
 from verifier.errors import HistoryConflict
 
 USER = "alice@example.test"
@@ -194,6 +196,36 @@ def test_both_heads_of_a_fork_are_kept(world: SimulatedRealm, tmp_path: Path) ->
     heads = [encoding.decode_signed_head(base64.b64decode(head)) for head in document["heads"]]
     assert document["kind"] == "fork"
     assert [head.head.encoded for head in heads] == [w.head(3).head.encoded for w in (world, other)]
+
+
+@pytest.mark.parametrize(("ahead", "kind"), [(0, "fork"), (1, "chain"), (3, "consistency")])
+def test_a_conflict_is_kept_in_the_form_that_verifiers_judge(
+    world: SimulatedRealm, tmp_path: Path, ahead: int, kind: str
+) -> None:
+    other = world.without_last()
+    other.put(USER, {"ssh": b"evil"})
+    for _ in range(1 + ahead):
+        other.close()
+    pins, folder = MemoryPins(), EvidenceFolder(tmp_path)
+    Client(world.realm, world, pins, clock=world.now_ms).lookup(USER)
+    other.tampering["Consistency"] = lambda raw: hide_the_other_past(world, raw)
+    with pytest.raises(HistoryConflict):
+        Client(other.realm, other, pins, clock=other.now_ms, evidence=folder).lookup(USER)
+    document = from_document(folder.kept[0].read_bytes())
+    assert document.kind == kind
+    proven = {"fork": Standing.PROVEN, "chain": Standing.PROVEN, "consistency": Standing.TESTIMONY}
+    assert judge(REALM, document).standing is proven[kind]
+
+
+def hide_the_other_past(world: SimulatedRealm, raw: bytes) -> bytes:
+    """A consistency proof that starts from the head the client holds."""
+    proof = client_pb2.ConsistencyProof.FromString(raw)
+    proof.old_head.ParseFromString(world.head(proof_epoch(proof)).encoded)
+    return encoding.canonical(proof)
+
+
+def proof_epoch(proof: client_pb2.ConsistencyProof) -> int:
+    return encoding.decode_head(proof.old_head.head).epoch
 
 
 # Identities

@@ -234,11 +234,9 @@ class Client:
             return Evidence(
                 "proof", error.what, check=error.check, method=error.method, received=error.received
             )
+        paths = (error.inclusion, error.consistency) if isinstance(error, BrokenHistory) else ((), ())
         heads = (error.first, error.second)
-        if isinstance(error, BrokenHistory):
-            paths = (error.inclusion, error.consistency)
-            return Evidence("history", error.what, heads=heads, policy_heads=changes, paths=paths)
-        return Evidence("fork", error.what, heads=heads, policy_heads=changes)
+        return Evidence(_kind(error), error.what, heads=heads, policy_heads=changes, paths=paths)
 
     def _first(self, elsewhere: Collection[Reason], ask: Callable[[str], T]) -> T:
         """What the first address gives that is reachable, up to date and ready."""
@@ -359,6 +357,16 @@ class Client:
             return self._accepted(address, draft.user_id, "Update", raw, draft)
 
         return self._first({Reason.NOT_READY}, send)
+
+
+def _kind(conflict: HistoryConflict) -> str:
+    """The kind of evidence: fork or chain if the heads alone prove it."""
+    heads = (encoding.decode_signed_head(conflict.first), encoding.decode_signed_head(conflict.second))
+    first, second = sorted((signed.head for signed in heads), key=lambda head: head.epoch)
+    if first.epoch == second.epoch:
+        return "fork"
+    broken = second.epoch == first.epoch + 1 and second.previous_head_hash != first.hash
+    return "chain" if broken else "consistency"
 
 
 def _cause(error: VerificationError | NotRatified) -> str:

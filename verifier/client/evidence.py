@@ -23,8 +23,9 @@ LOOKUP_METHODS = frozenset({"Lookup", "Update", "saved"})  # whose answer is one
 class Evidence:
     """What was received.
 
-    `kind` is fork (two heads of one epoch), history (two heads and the paths that do not join them) or proof
-    (the messages of the answer of `method` that failed `check`).
+    `kind` is fork (two heads of one epoch), chain (a head and a next one that does not follow it),
+    consistency (two heads and the paths that do not join them) or proof (the messages of the answer of
+    `method` that failed `check`). The first two prove themselves; the others say what this client was shown.
     """
 
     kind: str
@@ -53,7 +54,7 @@ class Evidence:
             "inclusion": _base64(self.paths[0]),
             "consistency": _base64(self.paths[1]),
             "proof": _base64(self.received)[0] if is_lookup else "",
-            "received": [] if is_lookup else _base64(self.received),
+            "messages": [] if is_lookup else _base64(self.received),
         }
         return {name: value for name, value in parts.items() if value}
 
