@@ -4,11 +4,10 @@ Imports nothing of verifier/ or keyserver/: rules that exist once are otherwise 
 
 from hashlib import sha256
 from operator import methodcaller
-from struct import Struct
 
 from e2eks.v1 import command_pb2, state_pb2, types_pb2, verification_pb2
 from google.protobuf.message import DecodeError, Message
-from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
+from nacl.bindings import crypto_core_ed25519_add, crypto_sign_open
 from nacl.exceptions import CryptoError
 
 MALFORMED, TOO_LARGE, VERSION_MISMATCH, NOT_AUTHORIZED, UPDATE_PENDING, REVOKED = 1, 2, 4, 5, 8, 9
@@ -16,13 +15,9 @@ PROOF_REQUIRED, PROOF_INVALID, PROOF_EXPIRED, PROOF_REPLAYED = 10, 11, 12, 13
 NO_SUCH_EPOCH, EPOCH_PENDING, RATE_LIMITED = 17, 18, 19
 BAD_ENVELOPE, WRONG_RULES, UNKNOWN_REPLICA, BAD_SIGNATURE, NOT_ALONE, UNKNOWN_COMMAND = range(64, 70)
 WRONG_EPOCH, EARLY, DRIFT, HEAD_MISMATCH, DUPLICATE, KEY_IN_USE, TOO_MANY = range(70, 77)
-DAY_MS, LARGEST_ENTRY = 24 * 3600 * 1000, 1 << 20
-u64 = Struct(">Q").pack
+u64 = methodcaller("to_bytes", 8, "big")
 encoded = methodcaller("SerializeToString", deterministic=True)
-
-
-class Refused(Exception):
-    """A verdict other than 0; the number is its argument."""
+Refused = type("Refused", (Exception,), {})  # a verdict other than 0; the number is its argument
 
 
 def require(condition: bool, code: int = MALFORMED) -> None:
@@ -71,8 +66,7 @@ class Replayer:
         require(depth > 0 and len(expr.candidates) <= 64 and len(expr.subexpressions) <= 64, TOO_LARGE)
         require(1 <= expr.threshold <= len(expr.candidates) + len(expr.subexpressions))
         require({len(candidate) for candidate in expr.candidates} <= {32})
-        inner = [c for sub in expr.subexpressions for c in self.candidates(sub, depth - 1)]
-        return [*expr.candidates, *inner]
+        return list(expr.candidates) + [c for s in expr.subexpressions for c in self.candidates(s, depth - 1)]
 
     def satisfied(self, expr, signers) -> bool:
         inner = sum(self.satisfied(sub, signers) for sub in expr.subexpressions)
@@ -118,11 +112,11 @@ class Replayer:
         """Apply the next payload; its verdict bytes."""
         self.writes, public, written = {}, payload, b""
         try:
-            outer = parse(command_pb2.LogEntry, payload, LARGEST_ENTRY)
+            outer = parse(command_pb2.LogEntry, payload, 1 << 20)
             require(outer.format == 1)
             del outer.private_parts[:]
             public = encoded(outer)
-            envelope = parse(command_pb2.Envelope, outer.envelope, LARGEST_ENTRY)
+            envelope = parse(command_pb2.Envelope, outer.envelope, 1 << 20)
             lengths = (len(envelope.replica), len(outer.signature))
             require(1 <= len(envelope.commands) <= 1024 and lengths == (32, 64))
             require(envelope.rules == 1, WRONG_RULES)
@@ -142,8 +136,7 @@ class Replayer:
             verdicts = bytes((255, max(refused.args[0], BAD_ENVELOPE)))
         for key, value in sorted(self.writes.items()):
             written += b"\0" + key if value is None else b"\1" + len(key).to_bytes(4, "big") + key + value
-        self.index += 1
-        hashes = (sha256(public).digest(), verdicts, sha256(written).digest())
+        self.index, hashes = self.index + 1, (sha256(public).digest(), verdicts, sha256(written).digest())
         self.digest = tagged("e2eks/1/state", self.digest, u64(self.index), *hashes)
         return verdicts
 
@@ -153,8 +146,8 @@ class Replayer:
         try:
             require(kind is not None, UNKNOWN_COMMAND)
             return (kind != "tick" and getattr(self, kind)(getattr(wire, kind))) or 0
-        except Refused as refused:
-            return refused.args[0]
+        except (Refused, CryptoError) as refused:
+            return refused.args[0] if isinstance(refused, Refused) else MALFORMED
 
     def submit_update(self, command) -> None:
         self.check_signatures(command.endorsements, 64)
@@ -189,7 +182,7 @@ class Replayer:
         if registration:
             self.check_admission(command, new.index)
         quota = state_pb2.QuotaRow.FromString(self.get(b"q" + new.index) or b"")
-        today = max(quota.day, self.now // DAY_MS)
+        today = max(quota.day, self.now // 86_400_000)
         used = quota.updates if quota.day == today else 0
         require(used < 20, RATE_LIMITED)
         self.put(b"q" + new.index, encoded(state_pb2.QuotaRow(day=today, updates=used + 1)))
@@ -269,11 +262,15 @@ class Replayer:
 
     def add_ratification(self, command) -> None:
         made, head = command.ratification.ratifications, command.ratification.head
-        require([len(one.signatures) for one in made] == [1])
+        counts = [len(one.signatures) for one in made]
+        require(max(len(made), sum(counts)) <= 64, TOO_LARGE)
+        require(counts == [1])
         signature, time_ms = made[0].signatures[0], made[0].timestamp_ms
         self.check_signatures([signature], 1)
-        epoch, signed = parse(types_pb2.EpochHead, head, 8192).epoch, self.state.signed_epoch
-        require(epoch > 0)
+        said, signed = parse(types_pb2.EpochHead, head, 8192), self.state.signed_epoch
+        epoch, hashes = said.epoch, (said.root_hash, said.previous_head_hash, said.history_root)
+        hashes = {len(h) for h in (*hashes, said.state_digest, said.provenance_root, said.realm_hash)}
+        require(epoch > 0 and hashes == {32})
         verifier = state_pb2.VerifierRow.FromString(self.get(b"k" + signature.key_id) or b"")
         require(verifier.listed, NOT_AUTHORIZED)
         require(epoch <= signed, EPOCH_PENDING if epoch == self.state.epoch else NO_SUCH_EPOCH)
@@ -285,8 +282,11 @@ class Replayer:
         self.put(key, encoded(made[0]))
 
     def admit_verifier(self, command) -> None:
-        key = command.public_key.ed25519
-        require(len(key) == 32 and crypto_core_ed25519_is_valid_point(key))
+        key = eightfold = command.public_key.ed25519
+        require(len(key) == 32 and int.from_bytes(key, "little") % 2**255 < 2**255 - 19)
+        for _ in range(3):
+            eightfold = crypto_core_ed25519_add(eightfold, eightfold)
+        require(eightfold != b"\x01" + bytes(31))
         identity = tagged("e2eks/1/key", b"\x01", key)
         require(identity not in self.replicas, KEY_IN_USE)
         rows = {at: state_pb2.VerifierRow.FromString(row) for at, row in self.rows(b"k")}
