@@ -83,6 +83,7 @@ def test_a_domain_that_the_realm_does_not_serve_is_refused_before_any_question(w
 
 # What does not verify (exit 3)
 
+
 def flipped(data: bytes, at: int = 0) -> bytes:
     return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
 
