@@ -62,7 +62,7 @@ class Twin(RuleBasedStateMachine):
             self.replica.realm,
             user,
             revocation=revocation,
-            endorsers=self.replica.endorsers if endorsed else None,
+            endorsers=self.replica.endorsers if endorsed else (),
             label=len(self.epochs),
         )
         code = self.replica.submit(made)

@@ -11,8 +11,8 @@ from keyserver.machine.codes import Code
 from keyserver.machine.commands import AddRatification, AdmitVerifier
 from keyserver.machine.notices import RatificationAdded, VerifierContradiction, VerifierListed
 from verifier import encoding, limits
-from verifier.encoding import QuorumExpr
 from verifier.epoch import compose_head
+from verifier.types import QuorumExpr
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from kv.keys import u64
 from kv.overlay import Overlay
 from verifier import encoding, limits
 from verifier.consistency import continues
-from verifier.encoding import QuorumExpr
 from verifier.errors import Reason, Refused
 from verifier.merkle.proof import root_from_path
 from verifier.merkle.tree import PageCache
+from verifier.types import QuorumExpr
 
 
 @pytest.fixture(scope="module")

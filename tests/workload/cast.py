@@ -1,7 +1,9 @@
 """Who acts in a test log: keys, users and realms, all from seeds; real signatures everywhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypedDict, Unpack
 
 from e2eks.v1 import types_pb2 as pb
 
@@ -11,7 +13,7 @@ from verifier import encoding, policy
 from verifier.crypto import commitment, hashing
 from verifier.crypto.signatures import SigningKey
 from verifier.realm import realm_from
-from verifier.types import AuthorizationPolicy, Realm, Signature
+from verifier.types import AuthorizationPolicy, QuorumExpr, Realm, Signature
 from verifier.update import update_message
 
 TTL_MS = 3_600_000
@@ -35,17 +37,17 @@ class Key:
         return Signature(self.id, self.sign(message))
 
 
-def policy_of(keys: list[Key], threshold: int = 1) -> AuthorizationPolicy:
+def policy_of(keys: Sequence[Key], threshold: int = 1) -> AuthorizationPolicy:
     """`threshold` of the keys."""
-    expr = encoding.QuorumExpr(threshold=threshold, candidates=tuple(key.id for key in keys))
+    expr = QuorumExpr(threshold=threshold, candidates=tuple(key.id for key in keys))
     return encoding.make_policy([key.public_key for key in keys], expr)
 
 
-def majority_of(keys: list[Key]) -> AuthorizationPolicy:
+def majority_of(keys: Sequence[Key]) -> AuthorizationPolicy:
     return policy_of(keys, len(keys) // 2 + 1)
 
 
-def make_realm(replicas: list[Key], verifiers: list[Key], name: str = "example.org") -> Realm:
+def make_realm(replicas: Sequence[Key], verifiers: Sequence[Key], name: str = "example.org") -> Realm:
     """A realm with these replicas at epoch 1; verifiers are listed in its file, not yet in any log."""
     both = [*replicas, *verifiers]
     quorum = policy.default_quorum([r.id for r in replicas], [v.id for v in verifiers])
@@ -106,27 +108,29 @@ class Draft:
     entry: bytes
 
 
-def draft(
-    realm: Realm,
-    user: User,
-    *,
-    endorsers: list[Key] | None = None,
-    not_after_ms: int = 2**63,
-    signers: list[Key] | None = None,
-    new_keys: list[Key] | None = None,
-    version: int | None = None,
-    previous: bytes | None = None,
-    revocation: bool = False,
-    proof: bytes | None = None,
-    label: object = "",
-    padding: int = 0,
-) -> Draft:
-    """An update of `user`, lawful unless asked otherwise; endorsed when `endorsers` are given."""
-    number = user.next_version if version is None else version
-    keys = new_keys or user.keys
-    profile = encoding.encode_profile({"ssh": f"{user.user_id}:{number}:{label}".encode() + bytes(padding)})
+class Changes(TypedDict, total=False):
+    """How a draft differs from a lawful update by the user's own keys."""
+
+    endorsers: Sequence[Key]
+    not_after_ms: int
+    signers: Sequence[Key]  # instead of the user's keys and the new ones
+    new_keys: Sequence[Key]  # of the new policy
+    version: int
+    previous: bytes
+    revocation: bool
+    proof: bytes  # proof id
+    label: object  # makes another profile, nonce and proof id
+    padding: int  # bytes more in the profile
+
+
+def draft(realm: Realm, user: User, **changes: Unpack[Changes]) -> Draft:
+    """An update of `user`, lawful unless changed; endorsed when `endorsers` are given."""
+    number, label = changes.get("version", user.next_version), changes.get("label", "")
+    keys, endorsers = changes.get("new_keys", user.keys), changes.get("endorsers", ())
+    key = f"{user.user_id}:{number}:{label}".encode() + bytes(changes.get("padding", 0))
+    profile = encoding.encode_profile({"ssh": key})
     nonce, salt = derive("nonce", user.user_id, number, label), derive("salt", user.user_id, number, label)
-    if revocation:
+    if changes.get("revocation"):
         entry = encoding.encode_entry(index=user.index, version=number, update_policy=None, revocation=True)
     else:
         entry = encoding.encode_entry(
@@ -134,18 +138,19 @@ def draft(
             version=number,
             update_policy=policy_of(keys),
             profile_commitment=commitment.commit(nonce, user.index, number, profile),
-            previous_entry_hash=user.previous if previous is None else previous,
+            previous_entry_hash=changes.get("previous", user.previous),
         )
     message = update_message(realm.hash, entry)
-    by = [*user.keys, *keys] if signers is None else signers
+    by = changes.get("signers", [*user.keys, *keys])
     made = {key.id: key.signature(message) for key in by}
     update = encoding.decode_update(encoding.encode_update(entry, list(made.values())))
     contents = commands.encode_private_contents(user.user_id, profile, nonce)
     hashed = commands.private_hash(salt, contents)
-    proof_id = derive("proof", user.user_id, number, label) if proof is None else proof
+    proof_id = changes.get("proof", derive("proof", user.user_id, number, label))
+    until = changes.get("not_after_ms", 2**63)
     endorsed = tuple(
-        endorse(realm, key, hashed, update.entry.index, update.entry.hash, proof_id, not_after_ms)
-        for key in endorsers or ()
+        endorse(realm, key, hashed, update.entry.index, update.entry.hash, proof_id, until)
+        for key in endorsers
     )
     command = SubmitUpdate(update, hashed, endorsed, proof_id if endorsers else b"")
     return Draft(command, commands.encode_private_part(salt, contents), entry)

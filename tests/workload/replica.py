@@ -1,6 +1,7 @@
 """One replica in memory, driven entry by entry, and the commands an honest cluster would propose to it."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
@@ -8,10 +9,10 @@ from keyserver.machine.commands import AddRatification, AdmitVerifier, Command, 
 from keyserver.machine.state import GENESIS_POSITION, Machine, genesis_state
 from keyserver.machine.step import Outcome, apply
 from kv.memory import MemoryStore
-from verifier import encoding
+from verifier import encoding, limits
 from verifier.epoch import replica_message, verifier_message
 from verifier.types import EpochHead, Ratification
-from workload.cast import Draft, Key, User, draft, make_realm
+from workload.cast import Changes, Draft, Key, User, draft, make_realm
 
 START_MS = 1_700_000_000_000
 MIN_INTERVAL_MS = 1000
@@ -41,13 +42,13 @@ class Replica:
         by: Key | None = None,
         time_ms: int | None = None,
         parts: Sequence[bytes] = (),
-        **envelope: int,
+        rules: int = limits.RULES,
     ) -> bytes:
         """The payload of a signed entry around the commands, by the first replica unless said otherwise."""
         key = by or self.replicas[0]
         wire = [one if isinstance(one, bytes) else commands.encode_command(one) for one in given]
         time = self.clock_ms if time_ms is None else time_ms
-        encoded = commands.encode_envelope(replica=key.id, time_ms=time, commands=wire, **envelope)
+        encoded = commands.encode_envelope(replica=key.id, time_ms=time, commands=wire, rules=rules)
         message = commands.envelope_message(self.realm.hash, encoded)
         return commands.encode_log_entry(encoded, key.sign(message), parts)
 
@@ -60,9 +61,11 @@ class Replica:
         self.outcomes.append(outcome)
         return outcome
 
-    def run(self, *given: Command | bytes, by: Key | None = None, **options: int) -> tuple[Code, ...]:
+    def run(
+        self, *given: Command | bytes, by: Key | None = None, time_ms: int | None = None
+    ) -> tuple[Code, ...]:
         """Commit one entry with these commands; the verdicts."""
-        return self.commit(self.entry(*given, by=by, **options)).verdicts
+        return self.commit(self.entry(*given, by=by, time_ms=time_ms)).verdicts
 
     def submit(self, made: Draft, user: User | None = None) -> Code:
         """Commit an update with its private part; `user` learns of it when it is accepted."""
@@ -78,12 +81,12 @@ class Replica:
         """f + 1 replicas."""
         return self.replicas[: (len(self.replicas) - 1) // 2 + 1]
 
-    def register(self, user: User, **changes: object) -> Code:
+    def register(self, user: User, **changes: Unpack[Changes]) -> Code:
         """Register a user, lawfully unless changed."""
-        options: dict[str, object] = {"endorsers": self.endorsers, **changes}
+        options: Changes = {"endorsers": self.endorsers, **changes}
         return self.submit(draft(self.realm, user, **options), user)
 
-    def update(self, user: User, **changes: object) -> Code:
+    def update(self, user: User, **changes: Unpack[Changes]) -> Code:
         """Update a user's entry, lawfully unless changed."""
         return self.submit(draft(self.realm, user, **changes), user)
 

@@ -8,6 +8,7 @@ step can give. Nothing here looks at the machine's verdicts except to learn whic
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
+from typing import Unpack
 
 from e2eks.v1 import command_pb2 as pb
 
@@ -16,7 +17,7 @@ from keyserver.machine.codes import Code
 from keyserver.machine.commands import AdmitVerifier, Delimiter, SignHead, SubmitUpdate, Tick
 from verifier import limits
 from verifier.epoch import compose_head
-from workload.cast import Draft, Key, User, derive, draft
+from workload.cast import Changes, Draft, Key, User, derive, draft
 from workload.replica import MIN_INTERVAL_MS, Replica
 
 # What no log can provoke: the edge alone gives these.
@@ -72,9 +73,9 @@ class Script:
             self.registrations()
         return self.rng.choice(self.users)
 
-    def fresh(self, **changes: object) -> Draft:
+    def fresh(self, **changes: Unpack[Changes]) -> Draft:
         """The registration of somebody new, lawful unless changed."""
-        options: dict[str, object] = {"endorsers": self.replica.endorsers, **changes}
+        options: Changes = {"endorsers": self.replica.endorsers, **changes}
         return draft(self.realm, User.named(self.next_name()), **options)
 
     def submit_all(self, made: list[tuple[User, Draft]]) -> None:
@@ -106,17 +107,17 @@ class Script:
 
     def refused_updates(self) -> None:
         user, label = self.some_user(), self.next_name()
-        variants: list[dict[str, object]] = [
-            {"version": user.next_version + 1},
-            {"version": 0, "previous": b""},
-            {"previous": derive(label)},
-            {"signers": []},
-            {"signers": [Key("stranger")]},
-            {"new_keys": [Key(label)], "signers": user.keys},
-            {"version": 0, "revocation": True},
-            {"version": user.next_version, "revocation": True, "signers": [Key("stranger")]},
+        variants: list[Changes] = [
+            {"label": label, "version": user.next_version + 1},
+            {"label": label, "version": 0, "previous": b""},
+            {"label": label, "previous": derive(label)},
+            {"label": label, "signers": []},
+            {"label": label, "signers": [Key("stranger")]},
+            {"label": label, "new_keys": [Key(label)], "signers": user.keys},
+            {"label": label, "version": 0, "revocation": True},
+            {"label": label, "version": user.next_version, "revocation": True, "signers": [Key("stranger")]},
         ]
-        made = [draft(self.realm, user, label=label, **changes).command for changes in variants]
+        made = [draft(self.realm, user, **changes).command for changes in variants]
         self.replica.run(*made, by=self.some_replica())
         for command in made[:2]:
             self.replica.run(command)
@@ -127,7 +128,7 @@ class Script:
         now, one = self.replica.clock_ms, self.replica.replicas[:1]
         proof = derive("proof", self.next_name())
         made = [
-            self.fresh(endorsers=None),
+            self.fresh(endorsers=()),
             self.fresh(endorsers=one) if len(self.replica.replicas) > 2 else self.fresh(endorsers=[Key("s")]),
             self.fresh(endorsers=[*one, Key("stranger")]),
             self.fresh(not_after_ms=now - 3_600_000),
