@@ -1,0 +1,222 @@
+"""People who register and update without end, whatever happens to the servers, and believe only proofs."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from e2eks.v1 import verification_pb2
+
+from keyserver.demo.processes import wait_until
+from realm_processes.ledger import Acknowledged, Ledger, SeenSignatures
+from realm_processes.people import connect
+from realm_processes.realm import RATIFIED_HEADS, VERIFICATION, RealmProcesses
+from verifier import encoding
+from verifier.client.client import Answer, Client
+from verifier.client.drafts import Draft
+from verifier.client.outcome import Unreachable
+from verifier.client.pins import MemoryPins
+from verifier.crypto.signatures import SigningKey
+from verifier.errors import NotRatified, Reason, Refused
+from verifier.lookup import LookupResult, Present
+
+T = TypeVar("T")
+
+VERSIONS = 4  # of each user, in one run
+CALL_S = 20.0
+PAUSE_S = 0.02
+# What a client may be told while a realm comes back. All else under load is a broken promise.
+PASSING = {Reason.NOT_READY, Reason.NOT_RATIFIED_IN_TIME, Reason.EPOCH_PENDING}
+
+
+@dataclass
+class Load:
+    """`people` threads at work; `failures` are the texts of what must not happen."""
+
+    realm: RealmProcesses
+    ledger: Ledger
+    seen: SeenSignatures
+    name: str
+    failures: list[str] = field(default_factory=list)
+    newest: int = 0
+    acknowledged: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _moved: threading.Condition = field(default_factory=threading.Condition)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, people: int) -> None:
+        for number in range(people):
+            self._run(Worker(self, number).work)
+        self._run(Follower(self).work)
+
+    def stop(self) -> None:
+        """Let everybody finish what was begun."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not when everything is over."""
+        self._stop.wait(seconds)
+
+    def wait_beyond(self, number: int, deadline_s: float = 60.0) -> None:
+        """Return once an update was acknowledged in an epoch above `number`. Raises AssertionError."""
+        with self._moved:
+            moved = self._moved.wait_for(lambda: self.newest > number or self.failures, deadline_s)
+        assert not self.failures, self.failures
+        assert moved, f"no epoch after {number} was ratified within {deadline_s} s"
+
+    def acknowledge(self, draft: Draft, answer: Answer) -> None:
+        """Write down what a client was promised."""
+        number, entry = answer.result.head.head.epoch, draft.update.entry
+        promise = Acknowledged(draft.user_id, entry.version, number, entry.encoded.hex(), draft.profile.hex())
+        self.ledger.write(promise)
+        self.seen.see(answer.result.head, "an answer")
+        with self._moved:
+            self.acknowledged += 1
+            self.newest = max(self.newest, number)
+            self._moved.notify_all()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException:
+                self.failures.append(traceback.format_exc())
+                with self._moved:
+                    self._moved.notify_all()
+
+        thread = threading.Thread(target=guarded)
+        self._threads.append(thread)
+        thread.start()
+
+
+class Worker:
+    """One device: it remembers what it has seen, over all connections."""
+
+    def __init__(self, load: Load, number: int) -> None:
+        self._load = load
+        self._number = number
+        self._pins = MemoryPins()
+        self._realm = load.realm.realm()
+
+    def work(self) -> None:
+        """Register a user, change its keys a few times, take the next."""
+        turn = 0
+        while not self._load.stopped:
+            turn += 1
+            name = f"{self._load.name}-{self._number}-{turn}@{self._realm.domains[0]}"
+            key = SigningKey((self._number << 32 | turn).to_bytes(32, "big"))
+            self._live(name, key)
+
+    def _live(self, name: str, key: SigningKey) -> None:
+        for version in range(VERSIONS):
+            if self._load.stopped:
+                return
+            keys = {"ssh": f"{name} {version}".encode()}
+
+            def draft(client: Client, of: int = version, keys: dict[str, bytes] = keys) -> Draft:
+                made = client.draft_update if of else client.draft_registration
+                return made(name, keys, [key])
+
+            prepared = self._persist(draft)
+            if prepared is None:
+                return
+            answer = self._persist(partial(_submit, prepared))
+            if answer is not None:
+                self._load.acknowledge(prepared, answer)
+
+    def _persist(self, ask: Callable[[Client], T]) -> T | None:
+        """Ask until there is an answer, each time over a new connection; None once everything is over."""
+        while True:
+            client, transport = connect(self._realm, pins=self._pins, timeout_s=CALL_S)
+            with transport:
+                try:
+                    return ask(client)
+                except Unreachable:
+                    pass
+                except NotRatified as error:
+                    if error.cause == "rollback":
+                        raise
+                except Refused as refused:
+                    if refused.reason not in PASSING:
+                        raise
+            if self._load.stopped:
+                return None
+            self._load.pause(PAUSE_S)
+
+
+def _submit(draft: Draft, client: Client) -> Answer:
+    return client.submit(draft)
+
+
+class Follower:
+    """A reader of the verifier log that never forgets a step."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._steps: list[bytes] = []
+
+    def work(self) -> None:
+        """Follow, over as many connections as it takes, until everything is over; then read it all anew."""
+        while not self._load.stopped:
+            self._read(len(self._steps) + 1)
+            self._load.pause(PAUSE_S)
+        before, self._steps = self._steps, []
+        self._read(1)
+        assert self._steps[: len(before)] == before, "the verifier log was changed after it was shown"
+
+    def _read(self, start: int) -> None:
+        request = verification_pb2.VerifierStreamRequest(start=start, page_size=2**62)
+        path = VERIFICATION + "VerifierStream"
+        messages, _ = self._load.realm.verification().stream(path, request.SerializeToString())
+        for message in messages:
+            for step in verification_pb2.VerifierSteps.FromString(message).steps:
+                assert step.index == len(self._steps) + 1, "a step is missing from the verifier log"
+                self._steps.append(step.SerializeToString(deterministic=True))
+                if step.HasField("epoch"):
+                    head = encoding.decode_signed_head(step.epoch.SerializeToString(deterministic=True))
+                    self._load.seen.see(head, "the verifier log")
+
+
+def check_promises(load: Load, promises: Sequence[Acknowledged]) -> None:
+    """Every promise is proven at its own epoch, and nothing older is shown today."""
+    client, transport = connect(load.realm.realm())
+    with transport:
+        newest: dict[str, int] = {}
+        for promise in promises:
+            newest[promise.user_id] = max(promise.version, newest.get(promise.user_id, 0))
+            then = client.lookup(promise.user_id, epoch=promise.epoch)
+            assert shown(then) == (promise.entry, promise.profile), f"version {promise.version} was lost"
+            load.seen.see(then.head, "a historic lookup")
+        for user_id, version in newest.items():
+            today = client.lookup(user_id)
+            assert isinstance(today, Present), "an acknowledged user is gone"
+            assert today.entry.version >= version, "an acknowledged version is gone"
+
+
+def shown(result: LookupResult) -> tuple[str, str] | None:
+    """Entry and profile of a result, hex."""
+    if not isinstance(result, Present):
+        return None
+    return result.entry.encoded.hex(), result.profile.encoded.hex()
+
+
+def see_ratified_heads(realm: RealmProcesses, name: str, until: int, seen: SeenSignatures) -> None:
+    """See what a verifier serves of each of its ratifications up to an epoch, the last once it is there."""
+    door = realm.ratified_heads(name)
+    newest = verification_pb2.RatifiedHeadRequest(epoch=until).SerializeToString()
+    wait_until(lambda: door.call(RATIFIED_HEADS + "Get", newest).code == "OK", f"{name} to ratify {until}")
+    with door.channel() as channel:
+        rpc: Any = channel.unary_unary(RATIFIED_HEADS + "Get")
+        for number in range(1, until + 1):
+            request = verification_pb2.RatifiedHeadRequest(epoch=number).SerializeToString()
+            seen.see(encoding.decode_signed_head(rpc(request, timeout=CALL_S)), f"{name}'s RatifiedHeads")
