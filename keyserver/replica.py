@@ -120,7 +120,7 @@ class Replica:
         name = self._names.get(notice.key_id)
         if name is not None:
             self.metrics.set("ratified", notice.epoch, name)
-        self._log.info("ratification stored", epoch=notice.epoch, by=name or notice.key_id.hex())
+        self._log.info("signature stored", epoch=notice.epoch, by=name or notice.key_id.hex())
 
     def _grew(self, _: notices.VerifierLogGrew) -> None:
         self.waiters.verifier_log.wake()

@@ -12,6 +12,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import structlog
@@ -138,9 +139,72 @@ def serve(config: Config) -> None:
     signatures.self_test()
     logs.configure(now_ms, config.replica_name)
     try:
-        trio.run(_serve, config)
+        trio.run(_until_told, config)
     except BaseExceptionGroup as group:
         raise first_cause(group) from group
+
+
+async def _until_told(config: Config) -> None:
+    """Run everything until a signal comes; then stop everything."""
+    logger = structlog.get_logger("run")
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            running = await nursery.start(run_replica, config)
+            logger.info("serving", realm=config.realm.name, ports=running.ports)
+            async for number in signals:
+                logger.info("stopping", signal=signal.Signals(number).name)
+                nursery.cancel_scope.cancel()
+                break
+    logger.info("stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A replica that serves, and the port of each of its listeners."""
+
+    parts: Parts
+    ports: dict[str, int]
+
+
+async def run_replica(
+    config: Config,
+    around: Surroundings | None = None,
+    *,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Open what the configuration names and serve until cancelled. Raises as `serve` does, perhaps in
+    groups.
+    """
+    own, pushers = _own_tls(config), config.verifier_certificates()
+    with closing(load_signer(config)) as signer, open_data(config.data) as data:
+        check_register(data.store, data.log, signer)
+        if signer.quarantined:
+            structlog.get_logger("run").critical("quarantined", why=signer.quarantined)
+        parts = assemble(
+            name=config.replica_name,
+            realm=config.realm,
+            realm_json=config.realm_json,
+            epochs=config.epochs,
+            update_timeout_ms=config.update_timeout_ms,
+            store=data.store,
+            log=data.log,
+            signer=signer,
+            gate=Gate(config.registration, config.realm),
+            around=around or Surroundings(),
+        )
+        doors = Doors(config, own, pushers, parts.service, parts.status, parts.metrics)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_parts, parts)
+            ports = await nursery.start(doors.serve)
+            task_status.started(Running(parts, ports))
+
+
+def _own_tls(config: Config) -> TlsFiles:
+    check_private(config.tls.key)
+    return TlsFiles(
+        certificate=read_file(config.tls.certificate, PEM_BYTES, "TLS certificate"),
+        key=read_file(config.tls.key, PEM_BYTES, "TLS key"),
+    )
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -154,50 +218,3 @@ def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             leaves.append(error)
     return next((leaf for leaf in leaves if isinstance(leaf, FIRST_CAUSES)), leaves[0])
-
-
-async def _serve(config: Config) -> None:
-    logger = structlog.get_logger("run")
-    check_private(config.tls.key)
-    own = TlsFiles(
-        certificate=read_file(config.tls.certificate, PEM_BYTES, "TLS certificate"),
-        key=read_file(config.tls.key, PEM_BYTES, "TLS key"),
-    )
-    signer = load_signer(config)
-    try:
-        with open_data(config.data) as data:
-            check_register(data.store, data.log, signer)
-            parts = assemble(
-                name=config.replica_name,
-                realm=config.realm,
-                realm_json=config.realm_json,
-                epochs=config.epochs,
-                update_timeout_ms=config.update_timeout_ms,
-                store=data.store,
-                log=data.log,
-                signer=signer,
-                gate=Gate(config.registration, config.realm),
-                around=Surroundings(),
-            )
-            if signer.quarantined:
-                logger.critical("quarantined", why=signer.quarantined)
-            pushers = config.verifier_certificates()
-            doors = Doors(config, own, pushers, parts.service, parts.status, parts.metrics)
-            await _until_told(parts, doors)
-    finally:
-        signer.close()
-    logger.info("stopped")
-
-
-async def _until_told(parts: Parts, doors: Doors) -> None:
-    """Run everything until a signal comes; then stop everything."""
-    logger = structlog.get_logger("run")
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run_parts, parts)
-            ports = await nursery.start(doors.serve)
-            logger.info("serving", realm=parts.replica.machine.realm.name, ports=ports)
-            async for number in signals:
-                logger.info("stopping", signal=signal.Signals(number).name)
-                nursery.cancel_scope.cancel()
-                break
