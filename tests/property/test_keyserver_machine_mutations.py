@@ -45,6 +45,7 @@ def check(replica: Replica, payload: bytes) -> Outcome:
     return outcome
 
 
+@pytest.mark.slow
 def test_mutated_entries_give_values_and_never_an_exception(
     replica: Replica, rng: Random, count: Callable[[int], int]
 ) -> None:

@@ -62,6 +62,7 @@ def test_the_log_holds_every_command_and_every_code_of_a_step(recorded: Replica)
     assert set(Code) == STEP_CODES | EDGE_ONLY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_same_digest_at_every_index_in_every_environment(
     recorded: Replica, environment: str, tmp_path: Path

@@ -234,3 +234,8 @@ def test_every_public_reason_has_one_code_and_every_code_a_public_reason() -> No
     for reason, code in CODE_OF.items():
         assert reason_of(code) is reason
     assert all(isinstance(reason_of(code), Reason) for code in Code if code is not Code.APPLIED)
+
+
+def test_an_unreadable_command_cannot_be_written_again() -> None:
+    with pytest.raises(ValueError, match="no bytes"):
+        commands.encode_command(Unreadable(Code.MALFORMED))

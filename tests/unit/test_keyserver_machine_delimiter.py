@@ -1,5 +1,7 @@
 """The delimiter law and the log's time, each side of each condition, and what a composed head says."""
 
+from dataclasses import replace
+
 import pytest
 from e2eks.v1 import state_pb2
 from workload.cast import User
@@ -8,6 +10,7 @@ from workload.replica import MIN_INTERVAL_MS, START_MS, Replica
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import Delimiter, Tick
 from keyserver.machine.notices import CommandDecided, HeadComposed
+from keyserver.machine.state import genesis_state
 from keyserver.machine.tables import Tables
 from keyserver.machine.turn import log_time
 from kv.keys import u64
@@ -52,6 +55,16 @@ def test_delimiter_law_min_interval_since_the_last_issue_time(replica: Replica) 
     issued = replica.close_epoch().issue_time_ms
     assert delimit(replica, 2, issued + MIN_INTERVAL_MS - 1) is Code.DELIMITER_EARLY
     assert delimit(replica, 2, issued + MIN_INTERVAL_MS) is Code.APPLIED
+
+
+def test_delimiter_law_issue_times_rise_even_without_a_min_interval() -> None:
+    replica = Replica()
+    replica.machine = replace(replica.machine, min_epoch_interval_ms=0)
+    replica.state = genesis_state(replica.machine)
+    assert delimit(replica, 1, START_MS) is Code.APPLIED
+    replica.sign_all()
+    assert delimit(replica, 2, START_MS) is Code.DELIMITER_EARLY
+    assert delimit(replica, 2, START_MS + 1) is Code.APPLIED
 
 
 def test_delimiter_law_the_first_epoch_needs_a_time_after_0(replica: Replica) -> None:

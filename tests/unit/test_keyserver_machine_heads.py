@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from workload.cast import Key, User, derive
+from workload.cast import Key, User, derive, policy_of
 from workload.replica import Replica
 
 from keyserver.machine import views
@@ -16,6 +16,7 @@ from keyserver.machine.notices import (
     ReplicaContradiction,
     VerifierLogGrew,
 )
+from keyserver.machine.step import apply
 from keyserver.machine.tables import Tables
 from verifier import epoch as epoch_law
 from verifier import proof_encoding
@@ -155,3 +156,13 @@ def test_a_stranger_cannot_sign(replica: Replica) -> None:
     outcome = replica.commit(replica.entry(replica.signature(stranger), by=stranger))
     assert outcome.refused
     assert outcome.verdicts == (Code.UNKNOWN_REPLICA,)
+
+
+def test_a_replica_signs_only_heads_of_epochs_whose_policy_names_it(replica: Replica) -> None:
+    newcomer = replica.replicas[0]
+    older = policy_of([Key("an older replica")])
+    planted = Overlay(replica.store)
+    planted.put(Tables.POLICY_HEADS.key(u64(0)), older.encoded)
+    payload = replica.entry(replica.signature(newcomer), by=newcomer)
+    outcome = apply(planted, replica.machine, replica.state, replica.position, payload)
+    assert outcome.verdicts == (Code.NOT_AUTHORIZED,)

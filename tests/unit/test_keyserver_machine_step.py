@@ -2,16 +2,17 @@
 all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 from e2eks.v1 import command_pb2 as pb
+from e2eks.v1 import state_pb2, types_pb2
 from workload.cast import Key, User, derive, draft
 from workload.replica import MIN_INTERVAL_MS, Replica
 
-from keyserver.machine import commands, digest
+from keyserver.machine import commands, digest, rows
 from keyserver.machine.codes import Code, Halt
 from keyserver.machine.commands import Delimiter, Tick
 from keyserver.machine.notices import CommandDecided
@@ -35,13 +36,13 @@ def replica() -> Replica:
 
 def refused(replica: Replica, payload: bytes) -> Code:
     """The code of an entry that is refused whole, having changed nothing but the position."""
-    before, rows = replica.state, dict(replica.store.scan(b"", b"\xff"))
+    before, expected = replica.state, dict(replica.store.scan(b"", b"\xff"))
     outcome = replica.commit(payload)
     assert outcome.refused
     assert outcome.notices == ()
     assert replica.state == before
-    rows[Tables.APPLIED.key()] = replica.store.get(Tables.APPLIED.key()) or b""
-    assert dict(replica.store.scan(b"", b"\xff")) == rows
+    expected[Tables.APPLIED.key()] = replica.store.get(Tables.APPLIED.key()) or b""
+    assert dict(replica.store.scan(b"", b"\xff")) == expected
     (code,) = outcome.verdicts
     return code
 
@@ -252,6 +253,21 @@ def test_a_damaged_row_is_a_halt(table: str) -> None:
     damaged.put(key, b"\xff" + row)
     with pytest.raises(Halt):
         apply(damaged, replica.machine, replica.state, replica.position, payload)
+
+
+@pytest.mark.parametrize(
+    ("decode", "row"),
+    [
+        (rows.decode_entry_row, canonical(state_pb2.EntryRow(epoch=1))),
+        (rows.decode_ratification, canonical(types_pb2.Ratification(timestamp_ms=1))),
+        (rows.decode_own_policy, canonical(types_pb2.AuthorizationPolicy())),
+        (rows.decode_own_head, state_pb2.HeadRow(head=b"no head")),
+        (rows.decode_u64, b"short"),
+    ],
+)
+def test_a_row_that_decodes_to_nonsense_is_a_halt(decode: Callable[[object], object], row: object) -> None:
+    with pytest.raises(Halt):
+        decode(row)
 
 
 def test_pending_rows_that_do_not_match_the_state_halt(replica: Replica) -> None:

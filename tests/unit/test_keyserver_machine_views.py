@@ -4,12 +4,13 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from workload.cast import Key, User, derive
+from workload.cast import Key, User, derive, policy_of
 from workload.replica import Replica
 
 from keyserver.machine import views
 from keyserver.machine.codes import Code, Halt
 from keyserver.machine.commands import Tick
+from keyserver.machine.rows import policy_of_epoch
 from keyserver.machine.tables import Tables
 from kv.keys import u64
 from kv.overlay import Overlay
@@ -189,6 +190,21 @@ def test_the_verifier_log_is_read_in_pages(
 
 def test_no_head_has_changed_the_policy_yet(history: tuple[Replica, list[User]]) -> None:
     assert views.policy_heads(history[0].store, 0) == []
+
+
+def test_the_policy_of_an_epoch_is_what_the_newest_head_before_it_introduced(
+    history: tuple[Replica, list[User]],
+) -> None:
+    replica, _ = history
+    genesis, second, third = (policy_of([Key("policy", number)]) for number in range(3))
+    rows = Overlay(replica.store)
+    for epoch, introduced in ((3, second), (7, third)):
+        rows.put(Tables.POLICY_HEADS.key(u64(epoch)), introduced.encoded)
+    laws = [policy_of_epoch(rows, genesis, epoch) for epoch in range(1, 10)]
+    assert laws == [genesis] * 3 + [second] * 4 + [third] * 2
+    for start, epochs in ((0, [3, 7]), (3, [3, 7]), (4, [7]), (8, [])):
+        heads = [encoding.decode_signed_head(one) for one in views.policy_heads(rows, start)]
+        assert [one.head.epoch for one in heads] == epochs
 
 
 def test_views_of_an_empty_store() -> None:
