@@ -18,6 +18,8 @@ from keyserver.machine.notices import (
 )
 from keyserver.machine.step import apply
 from keyserver.machine.tables import Tables
+from kv.keys import u64
+from kv.overlay import Overlay
 from verifier import epoch as epoch_law
 from verifier import proof_encoding
 from verifier.types import EpochStep, UpdateStep, VerifierStep

@@ -1,5 +1,4 @@
-"""What a replica owes, from its rows alone: nothing is forgotten by a crash, and nothing is owed too early.
-"""
+"""What a replica owes, from its rows alone: nothing is forgotten by a crash, nothing is owed too early."""
 
 from dataclasses import replace
 

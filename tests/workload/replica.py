@@ -19,8 +19,7 @@ MIN_INTERVAL_MS = 1000
 
 
 class Replica:
-    """Applies what it is given to rows in memory and keeps the log. Clocks of all replicas read `clock_ms`.
-    """
+    """Applies what it is given to rows in memory, and keeps the log. All clocks read `clock_ms`."""
 
     def __init__(self, replicas: int = 1, verifiers: int = 2, *, name: str = "test") -> None:
         self.replicas = [Key(name, "replica", number) for number in range(replicas)]
