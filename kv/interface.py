@@ -8,11 +8,13 @@ The durability contract
   must halt. What is true is found out by opening the directory again and reading it.
 * A read error is never "not found". `get` returns None only when the row is known to be absent.
 * Values are returned as they were written, checked against their stored checksums.
+* A row that was deleted or replaced may lie in the store's files for ever after, unless `compact` says it
+  does not. What the file system and the device keep of deleted files is beyond a store.
 
 Threads: one thread at a time writes; any thread may read, scan or hold a snapshot while it does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -52,6 +54,16 @@ class Store(Reader, Protocol):
 
     def snapshot(self) -> AbstractContextManager[Reader]:
         """Return a context whose Reader shows the rows of this moment for ever. Raises StorageError."""
+        ...
+
+    def compact(self, keys: Collection[bytes]) -> bool:
+        """Purge the files of the store of every earlier value of the rows of `keys`.
+
+        True: none is left in any file. False: a snapshot or scan that began earlier goes on; try again when
+        it has ended. Blocks on the disk, and on such readers for a short while. Another thread may write
+        meanwhile, but not these rows. Keys, unlike values, are not purged: name nobody in one.
+        Raises StorageError.
+        """
         ...
 
     def close(self) -> None:

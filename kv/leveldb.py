@@ -8,7 +8,10 @@
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -25,6 +28,10 @@ BLOOM_FILTER_BITS = 10
 CACHE_BYTES = 64 * 1024 * 1024
 # Larger than LevelDB's 4 MiB for fewer, larger table files; small enough that replay at open stays short.
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+
+# How long compact() waits for readers that began earlier: short ones end by then, for long ones it is asked
+# again.
+READERS_END_S = 5.0
 
 _FAILURES = (plyvel.Error, OSError)
 
@@ -45,6 +52,8 @@ class LevelDBStore:
         # can drop ours at any time without pulling the memory from under it.
         self._db: Any = _open(self._path, create, cache_bytes)
         self._get: Callable[[bytes], bytes | None] = partial(self._db.get, verify_checksums=True)
+        self._readers: weakref.WeakSet[Any] = weakref.WeakSet()  # one for each open scan and snapshot
+        self._readers_lock = threading.Lock()
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -74,10 +83,52 @@ class LevelDBStore:
     def snapshot(self) -> Iterator[Reader]:
         with self._open_db().snapshot() as source:
             snapshot = _Snapshot(self, source)
+            reading = _Reading()
+            self._remember(reading)
             try:
                 yield snapshot
             finally:
                 snapshot.end()
+                del reading
+
+    def compact(self, keys: Collection[bytes]) -> bool:
+        """See kv.interface. What LevelDB needs for it:
+
+        A compaction drops a value only if a newer one for its key takes part, and rewrites a file only if a
+        file of a younger level overlaps it. So each round writes the rows once more as they are: the first
+        brings all there was into table files, the second drops it, and the third removes the replaced files
+        that somebody was reading.
+        """
+        wanted = sorted(keys)
+        self._push_down(wanted)
+        if not self._earlier_readers_end():
+            return False
+        self._push_down(wanted)
+        if not self._earlier_readers_end():
+            return False
+        self._push_down(wanted)
+        return True
+
+    def _push_down(self, keys: Collection[bytes]) -> None:
+        """Write the rows as they are, and compact what lies under their keys."""
+        self.write({key: self.get(key) for key in keys})
+        try:
+            for key in keys:
+                self._open_db().compact_range(start=key, stop=key)
+        except _FAILURES as error:
+            raise self._halt(error) from error
+
+    def _remember(self, reader: Any) -> None:
+        with self._readers_lock:
+            self._readers.add(reader)
+
+    def _earlier_readers_end(self) -> bool:
+        """Whether all who are reading now have ended after READERS_END_S at the latest."""
+        ended = threading.Semaphore(0)
+        with self._readers_lock:
+            earlier = [weakref.ref(reader, lambda _: ended.release()) for reader in self._readers]
+        deadline = time.monotonic() + READERS_END_S
+        return all(ended.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in earlier)
 
     def close(self) -> None:
         self._refuse_from_now(self._failure or StorageError(f"the store in {self._path} is closed"))
@@ -91,6 +142,7 @@ class LevelDBStore:
             cursor = source.raw_iterator(verify_checksums=True)
         except _FAILURES as error:
             raise self._halt(error) from error
+        self._remember(cursor)
         rows = _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
         return self._guarded(islice(rows, limit))
 
@@ -120,6 +172,10 @@ class LevelDBStore:
 
     def _refusal(self) -> StorageError:
         return StorageError(str(self._failure))
+
+
+class _Reading:
+    """Lives as long as a snapshot is open; plyvel's own object cannot be referred to weakly."""
 
 
 class _Snapshot:

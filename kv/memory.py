@@ -5,7 +5,7 @@ write stays cheap, a view is a large base, shared by many views, and a small set
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
@@ -92,6 +92,10 @@ class MemoryStore:
 
     def snapshot(self) -> AbstractContextManager[Reader]:
         return nullcontext(self._open_disk().view)
+
+    def compact(self, keys: Collection[bytes]) -> bool:  # noqa: ARG002  # memory has no files
+        self._open_disk()
+        return True
 
     def close(self) -> None:
         if self._disk is not None:

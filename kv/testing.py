@@ -5,7 +5,7 @@ the same rows again. `for check in CHECKS: check(open_store)`, each with a fresh
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 
@@ -63,6 +63,10 @@ class FaultyStore:
         self._refuse_after_fault()
         with self._store.snapshot() as snapshot:
             yield _FaultySnapshot(self, snapshot)
+
+    def compact(self, keys: Collection[bytes]) -> bool:
+        self._refuse_after_fault()
+        return self._store.compact(keys)
 
     def close(self) -> None:
         self._store.close()
@@ -238,6 +242,18 @@ def check_big_values(open_store: OpenStore) -> None:
     assert dict(open_store().scan(b"", b"\xff")) == values
 
 
+def check_compacting_changes_no_row(open_store: OpenStore) -> None:
+    store = open_store()
+    store.write({b"a": b"1", b"b": b"1", b"c": b"1"})
+    store.write({b"a": b"2", b"b": None})
+    assert store.compact([])
+    assert store.compact([b"a", b"b", b"never"])
+    expected = [(b"a", b"2"), (b"c", b"1")]
+    assert list(store.scan(b"", b"\xff")) == expected
+    store.close()
+    assert list(open_store().scan(b"", b"\xff")) == expected
+
+
 def check_closed_store_refuses(open_store: OpenStore) -> None:
     store = open_store()
     store.write({b"a": b"1"})
@@ -248,6 +264,7 @@ def check_closed_store_refuses(open_store: OpenStore) -> None:
         lambda: store.write({b"a": b"2"}),
         lambda: list(store.scan(b"", b"\xff")),
         lambda: store.snapshot().__enter__(),
+        lambda: store.compact([b"a"]),
     )
     for call in calls:
         assert _raises(call, StorageError)
@@ -311,6 +328,7 @@ CHECKS: tuple[Callable[[OpenStore], None], ...] = (
     check_batches_survive_reopening,
     check_many_batches_survive_reopening,
     check_big_values,
+    check_compacting_changes_no_row,
     check_closed_store_refuses,
     check_second_open_is_refused,
     check_other_threads_see_whole_batches,

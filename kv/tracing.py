@@ -1,6 +1,6 @@
 """A store that remembers every batch in order: what was written together, as a test oracle."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from kv.interface import Reader, Store
@@ -29,6 +29,9 @@ class TracingStore:
 
     def snapshot(self) -> AbstractContextManager[Reader]:
         return self._store.snapshot()
+
+    def compact(self, keys: Collection[bytes]) -> bool:
+        return self._store.compact(keys)
 
     def close(self) -> None:
         self._store.close()
