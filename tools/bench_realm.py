@@ -4,6 +4,7 @@ What is grown is what a replica would have left behind: database, log, sign-once
 So the machine's functions can be measured on it, and real processes can be started in it.
 """
 
+import atexit
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -103,6 +104,7 @@ def temporary_folder() -> Path:
     return Path(_FOLDERS.enter_context(TemporaryDirectory(prefix="e2eks-bench-")))
 
 
+@atexit.register
 def remove_folders() -> None:
     """Remove every folder that was made."""
     grown.cache_clear()
