@@ -122,11 +122,13 @@ class Duties:
             waits.append(since + self._epochs.max_interval_ms - now_ms)
             if state.pending_updates:
                 waits.append(since + state.min_epoch_interval_ms - now_ms)
+        ahead = [
+            wait for wait in waits if wait > 0
+        ]  # what is due already was proposed, and waits for its retry
         retry_ms = self._attempts.next_ms()
         if retry_ms is not None:
-            waits.append(retry_ms - steady_ms())
-        ahead = [wait for wait in waits if wait > 0]
-        return max(min(ahead, default=LOOK_AGAIN_MS), LOOK_SOONEST_MS)
+            ahead.append(retry_ms - steady_ms())
+        return max(min(ahead), LOOK_SOONEST_MS)
 
 
 def steady_ms() -> int:

@@ -49,6 +49,8 @@ class Status:
         """Why callers should go elsewhere, or "" if they need not."""
         if not self._log.status().running:
             return "the log is not running"
+        if not self.listening:
+            return "the listeners are not open yet"
         if self._replica.position.index < self._caught_up_at:
             return "the log is still being applied"
         if self._replica.state.signed_epoch == 0:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import anycorn
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from keyserver.config import split_address
 from keyserver.files import ConfigError
 from keyserver.metrics import CONTENT_TYPE, Metrics
 from keyserver.status import Status
@@ -51,24 +53,32 @@ async def serve(
     """Serve on "host:port" until cancelled; started with the port. Raises ConfigError if it cannot be
     bound.
     """
+    listener = _bind(address)
+    port: int = listener.getsockname()[1]
     config = anycorn.Config()
-    config.bind = [address]
+    config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = None
     config.accesslog = None
     config.include_server_header = False
     config.graceful_timeout = STOP_GRACE_SECONDS
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        try:
-            bound = await nursery.start(_serve_until, app, config, stop)
-        except* OSError as group:
-            what = f"listen.http: {address} cannot be bound: {group.exceptions[0]}"
-            raise ConfigError(what) from None
-        task_status.started(int(bound[0].rpartition(":")[2].rstrip("/")))
+        await nursery.start(_serve_until, app, config, stop)
+        task_status.started(port)
         try:
             await trio.sleep_forever()
         finally:
             stop.set()
+
+
+def _bind(address: str) -> socket.socket:
+    host, port = split_address(address, "listen.http")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        what = f"listen.http: {address} cannot be bound: {error.strerror}. Is another process using the port?"
+        raise ConfigError(what) from None
 
 
 async def _serve_until(

@@ -12,6 +12,7 @@ import trio
 from keyserver.admission.gate import Gate
 from keyserver.config import Epochs
 from keyserver.data_directory import LostTail, check_register, newest_own_signature
+from keyserver.duties import LOOK_AGAIN_MS, LOOK_SOONEST_MS, steady_ms
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Halt
 from keyserver.machine.commands import Tick
@@ -279,6 +280,15 @@ async def test_a_proposal_lost_by_the_log_is_made_again(tmp_path: Path) -> None:
         with trio.fail_after(PATIENCE):
             assert await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), HERE)
         assert lost == 2
+
+
+async def test_a_retry_that_has_become_due_meanwhile_is_not_slept_over(tmp_path: Path) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        duties = parts.duties
+        duties._attempts.next_ms = lambda: steady_ms() - 1  # type: ignore[method-assign]
+        assert duties._pause_ms() == LOOK_SOONEST_MS
+        duties._attempts.next_ms = lambda: None  # type: ignore[method-assign]
+        assert duties._pause_ms() == LOOK_AGAIN_MS
 
 
 async def test_a_halt_ends_the_replica(tmp_path: Path) -> None:
