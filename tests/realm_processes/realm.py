@@ -76,9 +76,6 @@ class RealmProcesses(Stage):
         arguments = command("keyserver", "serve", "-c", str(self.replica / "keyserver.toml"))
         self.processes.spawn(REPLICA, arguments)
 
-    def wait_ready(self) -> None:
-        wait_until(self.replica_ready, REPLICA, self.processes.running[REPLICA])
-
     def kill(self, name: str) -> None:
         """SIGKILL a process, which must still run."""
         process = self.processes.running[name]
