@@ -1,0 +1,32 @@
+"""Which surfaces there are, how each is set up, and how many cases it has at the least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attacks.ed25519 import Ed25519
+from attacks.merkle import Merkle
+from attacks.name import Name
+from attacks.protobuf import Protobuf
+from attacks.quorum import Quorum
+from attacks.surface import Surface
+from attacks.vrf import Vrf
+
+IN_PROCESS: Mapping[str, type[Surface]] = {
+    "ed25519": Ed25519,
+    "merkle": Merkle,
+    "name": Name,
+    "protobuf": Protobuf,
+    "quorum": Quorum,
+    "vrf": Vrf,
+}
+OVER_THE_WIRE: Mapping[str, type[Surface]] = {}
+
+LEAST: Mapping[str, int] = {
+    "ed25519": 30,
+    "merkle": 45,
+    "name": 20,
+    "protobuf": 60,
+    "quorum": 40,
+    "vrf": 20,
+}
