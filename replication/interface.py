@@ -16,7 +16,7 @@ An engine is constructed with `public_part`, a total function from a payload to 
 Its hash chain is over public parts alone, so that private parts can be blanked later.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 from replication.types import LogEntry, LogStatus
@@ -55,6 +55,30 @@ class ReplicatedLog(Protocol):
         At least one entry is returned if there is any, whatever its size; entries not yet committed are
         left out. Blocks on the disk; may be called from any thread. Raises ValueError for lo < 1,
         StorageError.
+        """
+        ...
+
+    def verify_chain(self, lo: int, hi: int) -> None:
+        """Check the links of the committed entries lo <= index < hi, the first of them from entry lo - 1 on.
+
+        Blocks on the disk; may be called from any thread. Raises ValueError for lo < 1, StorageError naming
+        the first entry that does not continue the chain.
+        """
+        ...
+
+    async def rewrite_private(self, index: int, payload: bytes) -> None:
+        """Replace a stored payload, here only, by one with the same public part: so private parts are erased.
+
+        Durable on return; the earlier bytes stay in files until compact() says otherwise. Runs handed out
+        before keep the old payload. Raises ValueError when there is no such entry, PublicPartChanged,
+        PayloadTooLarge, LogNotRunning, StorageError.
+        """
+        ...
+
+    async def compact(self, indices: Collection[int]) -> bool:
+        """Purge the files of the log of what these entries were before they were rewritten.
+
+        False: somebody is still reading what was; try again later. Raises LogNotRunning, StorageError.
         """
         ...
 

@@ -10,7 +10,7 @@ seen here: start() is told how far entries were applied, and refuses.
 
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -71,6 +71,7 @@ class LocalLog:
         self._waiting_bytes = 0
         self._writing = False
         self._store_turn = trio.Lock()  # appending and rewriting take turns: a store has one writer
+        self._rewriting = trio.Lock()  # taken BEFORE the turn, by who rewrites and by who compacts
         self._working = 0  # uses of the store under way: it is closed AFTER the last
 
     async def start(self, lo: int) -> None:
@@ -160,20 +161,22 @@ class LocalLog:
         check_links(self._store, self._public_part, lo, min(hi, self._last + 1))
 
     async def rewrite_private(self, index: int, payload: bytes) -> None:
-        """Replace a stored payload by one with the same public part, durably: how private parts are erased.
-
-        Runs handed out before keep the old payload. Raises ValueError when there is no such entry,
-        PublicPartChanged, PayloadTooLarge, LogNotRunning, StorageError.
-        """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._require_running()
         _require_size(payload)
         if not 1 <= index <= self._last:
             raise ValueError(f"the log has no entry {index}")
-        async with self._store_turn:
+        async with self._rewriting, self._store_turn:
             self._require_running()
             await self._in_thread(lambda: self._rewrite(index, payload))
             self._recent = ()
+
+    async def compact(self, indices: Collection[int]) -> bool:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._require_running()
+        keys = [entry_key(index) for index in indices]
+        async with self._rewriting:  # nobody rewrites these rows meanwhile; others may append
+            return await self._in_thread(lambda: self._store.compact(keys))
 
     def _rewrite(self, index: int, payload: bytes) -> None:
         ((_, link, stored),) = entry_rows(self._store, index, index + 1)

@@ -7,6 +7,7 @@ started, and which stops it on leaving. Opening again gives the same log again. 
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import trio
 import trio.testing
@@ -20,6 +21,7 @@ from replication.types import (
     LogEntry,
     LogNotRunning,
     PayloadTooLarge,
+    PublicPartChanged,
     ReplicationError,
 )
 
@@ -200,6 +202,22 @@ async def check_ranges_are_read(open_log: OpenLog) -> None:
         raise AssertionError("there is no entry 0")
 
 
+async def check_private_parts_can_be_erased(open_log: OpenLog) -> None:
+    async with open_log() as log:
+        await log.start(1)
+        await propose_all(log, [b"a|alice", b"b|bob"])
+        await log.rewrite_private(1, b"a|")
+        assert await log.compact([1])
+        assert list(log.read(1, 3, NO_LIMIT)) == numbered([b"a|", b"b|bob"])
+        too_large = b"a|" + b"x" * PAYLOAD_BYTES_MAX
+        assert await _refused(partial(log.rewrite_private, 1, b"x|"), PublicPartChanged)
+        assert await _refused(partial(log.rewrite_private, 1, too_large), PayloadTooLarge)
+        await log.propose(b"c|carol")
+    async with open_log() as log:
+        await log.start(1)
+        assert await take(log, 3) == numbered([b"a|", b"b|bob", b"c|carol"])
+
+
 async def check_runs_are_bounded(open_log: OpenLog) -> None:
     quarter = RUN_BYTES_MAX // 4
     payloads = [b"%d" % number for number in range(RUN_ENTRIES_MAX + 300)]
@@ -365,6 +383,7 @@ CHECKS: tuple[Callable[[OpenLog], Awaitable[None]], ...] = (
     check_a_cancelled_wait_loses_nothing,
     check_concurrent_proposals_are_committed_once,
     check_ranges_are_read,
+    check_private_parts_can_be_erased,
     check_runs_are_bounded,
     check_too_large_a_payload_is_refused,
     check_only_a_running_log_takes_proposals,

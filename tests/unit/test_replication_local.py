@@ -316,6 +316,23 @@ async def test_blanking_and_proposing_take_turns() -> None:
         assert log.status().committed_index == 100
 
 
+async def test_a_blanked_part_leaves_the_files(tmp_path: Path) -> None:
+    log = open_local_log(tmp_path / "log", public_half)
+    await log.start(1)
+    secret = b"nobody should find this"
+    await propose_all(log, [b"a|" + secret, b"b|bob"])
+    await log.rewrite_private(1, b"a|")
+    assert any(secret in path.read_bytes() for path in (tmp_path / "log").iterdir())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(propose_all, log, [b"%d|" % number for number in range(20)])
+        assert await log.compact([1])
+    await log.stop()
+    assert not any(secret in path.read_bytes() for path in (tmp_path / "log").iterdir())
+    log = open_local_log(tmp_path / "log", public_half)
+    log.verify_chain(1, 23)
+    await log.stop()
+
+
 # A failing disk
 
 
