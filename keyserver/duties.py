@@ -26,6 +26,7 @@ from keyserver.machine.obligations import (
 from keyserver.proposer import Attempts, Clock, Proposer
 from keyserver.replica import Replica
 from keyserver.signer import Signer
+from kv import crash_points
 from replication.interface import ReplicatedLog
 from verifier.crypto import hashing
 from verifier.errors import E2eksError, Reason, Refused
@@ -87,6 +88,8 @@ class Duties:
             try:
                 command = await self._command(owed[duty])
                 self._proposer.submit(command)
+                if isinstance(command, SignHead):
+                    crash_points.reach("S5")
             except Refused as refusal:  # the log is behind: tried again like every other failure
                 self._logger.warning("duty postponed", duty=duty[0], reason=refusal.reason.value)
 
@@ -103,6 +106,7 @@ class Duties:
 
     def _sign(self, owed: OweSignature) -> SignHead:
         """Blocks on the sign-once register. Another head signed before puts this replica into quarantine."""
+        crash_points.reach("S1")
         try:
             made = self._signer.sign_head(owed.head, log_index=owed.log_index, digest=owed.digest)
         except BelowFloor as error:

@@ -18,6 +18,7 @@ import trio
 from keyserver.machine import commands
 from keyserver.machine.commands import Command, Delimiter
 from keyserver.signer import Quarantined, Signer
+from kv import crash_points
 from replication.interface import ReplicatedLog
 from replication.types import LogOverloaded
 from verifier import limits
@@ -86,7 +87,9 @@ class Proposer:
                 self._filled = trio.Event()
                 continue
             try:
-                await self._log.propose(self._sign(batch))
+                entry = self._sign(batch)
+                crash_points.reach("P2")
+                await self._log.propose(entry)
             except (LogOverloaded, Quarantined) as error:
                 self._logger.warning("proposal lost", commands=len(batch), error=type(error).__name__)
 

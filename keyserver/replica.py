@@ -23,6 +23,7 @@ from keyserver.metrics import Metrics
 from keyserver.published import Published
 from keyserver.vrf_cache import VrfCache
 from keyserver.waiters import Signal, Waiters
+from kv import crash_points
 from kv.interface import Store
 from kv.overlay import Overlay
 from replication.types import LogEntry
@@ -80,9 +81,12 @@ class Replica:
                 rows.put(key, value)
             announced += outcome.notices
             refused += outcome.verdicts if outcome.refused else ()
+        crash_points.reach("P8")
         for key, value in self.vrf.take_rows().items():
             rows.put(key, value)
+        crash_points.reach("P9")
         self.store.write(rows.writes)
+        crash_points.reach("P11")
         seconds = time.monotonic() - started
         return Batch(state, position, tuple(announced), tuple(refused), len(entries), seconds)
 
@@ -100,6 +104,7 @@ class Replica:
         self.published = self.published.after(batch.state, changed, listed=listed)
         for notice in batch.notices:
             _ANNOUNCED[type(notice)](self, notice)
+            crash_points.reach("P12")
         if changed:
             self.waiters.heads.wake()
         self.applied.wake()
@@ -114,6 +119,7 @@ class Replica:
         self._log.info("epoch composed", epoch=notice.epoch, log_index=self.position.index)
 
     def _signed(self, notice: notices.HeadSigned) -> None:
+        crash_points.reach("S6")
         self._log.info("epoch signed", epoch=notice.epoch)
 
     def _ratified(self, notice: notices.RatificationAdded) -> None:

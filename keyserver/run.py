@@ -7,6 +7,7 @@ is found by starting again. Nothing is recovered: the rows say what is owed, and
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import signal
@@ -34,6 +35,7 @@ from keyserver.service import Service
 from keyserver.signer import Signer, load_signer
 from keyserver.status import Status
 from keyserver.vrf_cache import MissLimiter, VrfCache
+from kv import crash_points
 from kv.interface import StorageError, Store
 from replication.interface import ReplicatedLog
 from verifier.crypto import signatures
@@ -138,10 +140,25 @@ def serve(config: Config) -> None:
     """
     signatures.self_test()
     logs.configure(now_ms, config.replica_name)
+    arm_crash_point()
     try:
         trio.run(_until_told, config)
     except BaseExceptionGroup as group:
         raise first_cause(group) from group
+
+
+def arm_crash_point() -> None:
+    """Let a test end this process at a named point. Raises ConfigError for a point that is none."""
+    try:
+        point = crash_points.arm(os.environ.get(crash_points.VARIABLE, ""), _die)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if point:
+        structlog.get_logger("run").warning("this process will end at a crash point", point=point)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def _until_told(config: Config) -> None:

@@ -24,6 +24,7 @@ from keyserver.published import Published
 from keyserver.replica import Replica
 from keyserver.signer import Signer
 from keyserver.verifier_log import VerifierLog
+from kv import crash_points
 from verifier import encoding, epoch, limits, proof_encoding
 from verifier.crypto import signatures
 from verifier.errors import Malformed, Reason, Refused
@@ -142,9 +143,13 @@ class Service:
         until = trio.current_time() + self._update_timeout
         if change is not Change.UNCHANGED:
             command, private = self._command(asked, change)
+            crash_points.reach("P1")
             since = await self._decide(command, private, until)
+            crash_points.reach("P13")
         self._replica.vrf.keep(user_id, (place.index, place.index_proof))
-        return await self._ratified_proof(place, asked, since, until, again=change is Change.UNCHANGED)
+        proof = await self._ratified_proof(place, asked, since, until, again=change is Change.UNCHANGED)
+        crash_points.reach("P14")
+        return proof
 
     def _early_verdict(self, asked: requests.Update) -> tuple[Change, int]:
         """The update law upon the rows of this moment; the step decides. Also the epoch of the current

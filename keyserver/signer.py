@@ -11,6 +11,7 @@ from __future__ import annotations
 from keyserver.config import Config
 from keyserver.files import ConfigError, read_secret
 from keyserver.machine import commands
+from kv import crash_points
 from verifier import encoding, epoch, realm
 from verifier.crypto import hashing, signatures, vrf
 from verifier.errors import E2eksError
@@ -88,6 +89,7 @@ class Signer:
         signature = self._register.sign_once(parsed.epoch, parsed.hash, make).signature
         if not signatures.verify(self.public_key, message, signature):
             raise RegisterCorrupt(f"the signature kept for epoch {parsed.epoch} does not verify")
+        crash_points.reach("S4")
         return signature
 
     def endorse(

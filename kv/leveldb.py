@@ -19,6 +19,7 @@ from typing import Any
 
 import plyvel
 
+from kv import crash_points
 from kv.interface import Reader, StorageError, StorageInUse
 from kv.merge import Row
 
@@ -69,13 +70,8 @@ class LevelDBStore:
     def write(self, puts: Mapping[bytes, bytes | None]) -> None:
         db = self._open_db()
         try:
-            batch = db.write_batch(sync=True)
-            for key, value in puts.items():
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
-            batch.write()
+            crash_points.reach("P10", lambda: _write(db, puts, sync=False))
+            _write(db, puts, sync=True)
         except _FAILURES as error:
             raise self._halt(error) from error
 
@@ -238,6 +234,16 @@ def _backward(cursor: Any, start: bytes, stop: bytes) -> Iterator[Row]:
             return
         yield row
         cursor.prev()
+
+
+def _write(db: Any, puts: Mapping[bytes, bytes | None], *, sync: bool) -> None:
+    batch = db.write_batch(sync=sync)
+    for key, value in puts.items():
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
+    batch.write()
 
 
 def _open(path: str, create: bool, cache_bytes: int) -> Any:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kv import crash_points
 from kv.interface import StorageError, StorageInUse
 from verifier.crypto.hashing import tagged
 from verifier.errors import E2eksError
@@ -176,7 +177,9 @@ class SignOnceRegister:
         record = _record(row, self._chain)
         try:
             _write_all(self._fd, record, self._end)
+            crash_points.reach("S2")
             os.fsync(self._fd)
+            crash_points.reach("S3")
             self._rows[row.epoch] = row
             self._chain = record[-HASH_BYTES:]
             self._end += len(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -11,10 +12,12 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 import structlog
 import trio
 
+from kv import crash_points
 from kv.interface import StorageError, Store
 from verifier.crypto import signatures
 from verifier.daemon.config import Config
 from verifier.daemon.database import check_key, check_register, open_database, open_register
+from verifier.daemon.failures import ConfigError
 from verifier.daemon.files import read_file, read_private, read_seed, refuse_while_evidence_is_kept
 from verifier.daemon.outbox import Outbox
 from verifier.daemon.ratified import serving
@@ -56,6 +59,7 @@ def serve(config: Config) -> None:
     Raises ConfigError, Quarantined, Halted, UpgradeNeeded, StorageError.
     """
     signatures.self_test()
+    arm_crash_point()
     refuse_while_evidence_is_kept(config.evidence)
     seed = read_seed(config.key)
     public_key, key_id = check_key(config.realm, seed)
@@ -71,6 +75,20 @@ def serve(config: Config) -> None:
         failure: Exception | None = trio.run(_outcome, Daemon(parts))
     if failure is not None:
         raise failure
+
+
+def arm_crash_point() -> None:
+    """Let a test end this process at a named point. Raises ConfigError for a point that is none."""
+    try:
+        point = crash_points.arm(os.environ.get(crash_points.VARIABLE, ""), _die)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if point:
+        log.warning("this process will end at a crash point", point=point)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def _outcome(daemon: Daemon) -> Exception | None:

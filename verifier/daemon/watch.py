@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 
+from kv import crash_points
 from kv.interface import StorageError, Store
 from verifier.daemon.config import Times
 from verifier.daemon.evidence import Evidence
@@ -161,6 +162,7 @@ class Daemon:
                     return
                 self._seen |= {"following": source.address, "last_message_ms": self._parts.clock()}
                 backoff.reset()
+                crash_points.reach("V1")
                 await self._replay(message)
         finally:
             stream.cancel()
@@ -182,8 +184,10 @@ class Daemon:
     def _apply(self, message: bytes) -> Outcome:
         """One message, one synced batch. In a thread."""
         outcome = apply_message(self._store, self._realm, self.state, message)
+        crash_points.reach("V2")
         if outcome.writes:
             self._store.write(outcome.writes)
+            crash_points.reach("V3")
         self.state = outcome.state
         return outcome
 
@@ -233,11 +237,13 @@ class Daemon:
                 "head is issued ahead of this clock; not ratified yet", epoch=epoch, ahead_ms=owed.ahead_ms
             )
             return False
+        crash_points.reach("V4")
         try:
             await trio.to_thread.run_sync(sender.push, owed.push, abandon_on_cancel=True)
         except CallRefused as refused:
             log.warning("ratification refused", epoch=epoch, keyserver=address, reason=refused.reason)
             return False
+        crash_points.reach("V5")
         async with self._writing:
             await trio.to_thread.run_sync(self._parts.outbox.settle, epoch)
         log.info("ratified", epoch=epoch, keyserver=address)

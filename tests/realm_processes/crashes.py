@@ -1,0 +1,126 @@
+"""A realm under load whose processes end at moments of the test's choosing, and what must be true then."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from keyserver.config import Epochs
+from keyserver.demo.processes import wait_until
+from keyserver.demo.stage import REPLICA
+from realm_processes.ledger import Acknowledged, Ledger, SeenSignatures
+from realm_processes.load import Load, check_promises, see_ratified_heads
+from realm_processes.realm import RealmProcesses
+from verifier.signonce import SignOnceRegister
+
+END_S = 60.0
+
+
+class CrashingRealm(RealmProcesses):
+    """One whose epochs are short."""
+
+    epochs_plan = Epochs(min_interval_ms=100, max_interval_ms=2_000, retry_interval_ms=200)
+
+    def spawn(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start a process without waiting, with these variables on top of the test's own."""
+        with patch.dict(os.environ, environment or {}):
+            if name == REPLICA:
+                self.spawn_replica()
+            else:
+                self.start_verifier(name)
+
+    def wait_end(self, name: str) -> int:
+        """The status with which a process ends by itself; it counts as stopped."""
+        process = self.processes.running[name]
+        wait_until(lambda: process.poll() is not None, f"{name} to end")
+        del self.processes.running[name]
+        status = process.returncode
+        assert status is not None
+        return status
+
+
+def see_register(realm: RealmProcesses, name: str, seen: SeenSignatures) -> None:
+    """Every row of a killed process's register, read from a copy: reading repairs a torn end."""
+    copy = realm.folder / "copy.register"
+    shutil.copy(realm.register_of(name), copy)
+    key_id = realm.key_id_of(name)
+    register = SignOnceRegister.open(copy, key_id=key_id)
+    newest = register.newest()
+    rows = {row.epoch: row for n in range(1, newest.epoch + 1 if newest else 1) if (row := register.get(n))}
+    register.close()
+    missing = seen.signed_by(key_id) - rows.keys()
+    assert not missing, f"{name} signed {sorted(missing)}, of which its register knows nothing"
+    for row in rows.values():
+        seen.see_row(key_id, row)
+
+
+@dataclass
+class Trial:
+    """A realm under load, with everything it has promised so far."""
+
+    realm: CrashingRealm
+    load: Load
+    ledger: Ledger
+    seen: SeenSignatures
+
+    def wait_epoch(self) -> None:
+        """Return once an update is proven in an epoch newer than any that was seen signed."""
+        self.load.wait_beyond(self.seen.newest)
+
+    def see_end(self, name: str, *statuses: int) -> None:
+        """Wait until a process ends by itself with one of the statuses; then look at its register."""
+        status = self.realm.wait_end(name)
+        assert status in (statuses or (-signal.SIGKILL,)), f"{name} ended with status {status}"
+        see_register(self.realm, name, self.seen)
+
+    def promises(self) -> list[Acknowledged]:
+        return list(self.ledger.read())
+
+
+@contextmanager
+def under_load(folder: Path, verifiers: tuple[str, ...], people: int, rng: random.Random) -> Iterator[Trial]:
+    """A realm of real processes and people who use it without end. At the end every promise is checked."""
+    realm = CrashingRealm(folder / "realm", verifiers)
+    ledger = Ledger(folder / "ledger")
+    try:
+        realm.open()
+        listed = realm.realm()
+        seen = SeenSignatures(listed.genesis_policy.keys, {v.key_id: v.public_key for v in listed.verifiers})
+        load = Load(realm, ledger, seen, name=f"p{rng.getrandbits(32)}")
+        trial = Trial(realm, load, ledger, seen)
+        try:
+            load.start(people)
+            load.wait_beyond(0)
+            yield trial
+            trial.wait_epoch()
+        finally:
+            load.stop()
+        check_everything(trial)
+    finally:
+        realm.processes.stop_all()
+
+
+def check_everything(trial: Trial) -> None:
+    """Nothing acknowledged is lost, nobody signed twice, and nobody ends in disorder."""
+    realm, load, seen = trial.realm, trial.load, trial.seen
+    assert not load.failures, load.failures
+    promises = trial.promises()
+    assert len(promises) == load.acknowledged
+    check_promises(load, promises)
+    newest = seen.newest
+    for name in realm.verifiers:
+        see_ratified_heads(realm, name, newest, seen)
+        assert seen.signed_by(realm.key_id_of(name)) >= set(range(1, newest + 1))
+    for name in (REPLICA, *realm.verifiers):
+        assert realm.processes.stop(name) == 0
+        see_register(realm, name, seen)
+        assert "Traceback" not in realm.log_of(name)
+    assert seen.contradictions() == []
+    print(f"{len(promises)} promises in {newest} epochs, all kept")
