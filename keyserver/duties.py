@@ -126,9 +126,8 @@ class Duties:
             waits.append(since + self._epochs.max_interval_ms - now_ms)
             if state.pending_updates:
                 waits.append(since + state.min_epoch_interval_ms - now_ms)
-        ahead = [
-            wait for wait in waits if wait > 0
-        ]  # what is due already was proposed, and waits for its retry
+        # What is due already was proposed just now, and waits for its retry.
+        ahead = [wait for wait in waits if wait > 0]
         retry_ms = self._attempts.next_ms()
         if retry_ms is not None:
             ahead.append(retry_ms - steady_ms())

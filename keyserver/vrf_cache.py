@@ -97,6 +97,7 @@ class VrfCache:
         self._limiter = limiter or MissLimiter()
         self._observe = observe  # told where each answer came from
         self._memory: Recent[str, IndexProof] = Recent(capacity)
+        self._kept: Recent[str, bool] = Recent(capacity)  # names known to have a row, or one that is owed
         self._owed: dict[str, IndexProof] = {}
         self._lock = threading.Lock()
 
@@ -107,7 +108,7 @@ class VrfCache:
         if found is not None:
             self._observe("memory")
             return found
-        row = self._reader.get(_key(user_id))
+        row = self._reader.get(cache_key(user_id))
         if row is not None:
             found = _decode(row)
             self._observe("table")
@@ -118,23 +119,30 @@ class VrfCache:
             self._observe("computed")
         with self._lock:
             self._memory.put(user_id, found)
+            if row is not None:
+                self._kept.put(user_id, True)
         return found
 
     def keep(self, user_id: str, found: IndexProof) -> None:
         """The name is registered: owe its row to the table."""
-        if self._reader.get(_key(user_id)) is None:
-            with self._lock:
-                if len(self._owed) < ROWS_OWED:
-                    self._owed[user_id] = found
+        with self._lock:
+            if self._kept.get(user_id):
+                return
+        is_new = self._reader.get(cache_key(user_id)) is None
+        with self._lock:
+            if is_new and len(self._owed) < ROWS_OWED:
+                self._owed[user_id] = found
+            self._kept.put(user_id, True)
 
     def take_rows(self) -> dict[bytes, bytes]:
         """The rows owed, for the run loop to write beside its next batch."""
         with self._lock:
             owed, self._owed = self._owed, {}
-        return {_key(user_id): index + proof for user_id, (index, proof) in owed.items()}
+        return {cache_key(user_id): index + proof for user_id, (index, proof) in owed.items()}
 
 
-def _key(user_id: str) -> bytes:
+def cache_key(user_id: str) -> bytes:
+    """The key of a name's row."""
     return Tables.VRF_CACHE.key(user_id.encode("ascii"))
 
 
