@@ -11,8 +11,11 @@ from verifier.types import AuthorizationPolicy, QuorumExpr, Signature
 
 def satisfied(expr: QuorumExpr, signers: Collection[bytes]) -> bool:
     """Whether the key ids in `signers` satisfy the expression."""
-    count = sum(candidate in signers for candidate in expr.candidates)
-    count += sum(satisfied(sub, signers) for sub in expr.subexpressions)
+    count = 0
+    for candidate in expr.candidates:
+        count += candidate in signers
+    for sub in expr.subexpressions:
+        count += satisfied(sub, signers)
     return count >= expr.threshold
 
 
