@@ -18,6 +18,7 @@ from typing import Any
 
 from keyserver import setup
 from keyserver.config import Epochs, load_config
+from keyserver.demo import impostor
 from keyserver.demo.processes import DemoFailed, Processes, command, free_port, run
 from keyserver.verifier_list import read_verifier_info
 from verifier.realm import parse_realm_json, realm_json
@@ -157,7 +158,7 @@ class Stage:
         port = free_port()
         roots = self.folder / "ca" / "realm-ca.pem"
         arguments = command(
-            "keyserver.demo.impostor",
+            impostor.__name__,
             "--listen", f"{HOST}:{port}", "--upstream", f"{HOST}:{self.ports.public}",
             "--certificate", str(self.replica / "tls.pem"), "--key", str(self.replica / "tls.key"),
             "--roots", str(roots), *(("--answer", str(answer)) if answer else ()),
