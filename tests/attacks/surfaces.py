@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attacks.client import ClientSurface
 from attacks.ed25519 import Ed25519
 from attacks.merkle import Merkle
 from attacks.name import Name
@@ -13,6 +14,7 @@ from attacks.surface import Surface
 from attacks.vrf import Vrf
 
 IN_PROCESS: Mapping[str, type[Surface]] = {
+    "client": ClientSurface,
     "ed25519": Ed25519,
     "merkle": Merkle,
     "name": Name,
@@ -23,6 +25,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
 OVER_THE_WIRE: Mapping[str, type[Surface]] = {}
 
 LEAST: Mapping[str, int] = {
+    "client": 45,
     "ed25519": 30,
     "merkle": 45,
     "name": 20,
