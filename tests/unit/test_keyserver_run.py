@@ -1,5 +1,5 @@
-"""The loop and its surroundings: written before announced, many entries in one batch, nothing owed is lost
-by a crash.
+"""The loop and the witness outside: written before announced, many entries in one batch, no lost tail goes
+on.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,25 +10,21 @@ import pytest
 import trio
 
 from keyserver.admission.gate import Gate
-from keyserver.config import Epochs
 from keyserver.data_directory import LostTail, check_register, newest_own_signature
-from keyserver.duties import LOOK_AGAIN_MS, LOOK_SOONEST_MS, steady_ms
-from keyserver.machine import commands, views
+from keyserver.machine import commands
 from keyserver.machine.codes import Halt
 from keyserver.machine.commands import Tick
 from keyserver.machine.notices import Notice
 from keyserver.machine.state import Machine, load_position
 from keyserver.machine.tables import Tables
 from keyserver.metrics import Metrics
-from keyserver.proposer import Proposal
 from keyserver.replica import Batch, Replica
 from keyserver.run import Parts, Surroundings, assemble, first_cause, run_parts
 from keyserver.signer import Signer
 from keyserver.testing import FAST, OPEN, Disk, Person, running, small_realm
 from keyserver.vrf_cache import VrfCache
-from kv.interface import Reader, StorageError, Store
+from kv.interface import Reader, Store
 from kv.memory import MemoryStore
-from kv.testing import Fault, FaultyStore
 from kv.tracing import TracingStore
 from replication.local import LocalLog
 from replication.types import LogEntry
@@ -165,175 +161,6 @@ async def test_batches_cut_differently_write_the_same_rows(tmp_path: Path) -> No
 def quiet_replica(store: Store) -> Replica:
     vrf = VrfCache(store, lambda _: (b"", b""))
     return Replica(Machine(GUARDED.realm, FAST.min_interval_ms), store, vrf, Metrics())
-
-
-# Failures
-
-
-@pytest.mark.parametrize("fault", [Fault.WRITE_ERROR_AND_APPLIED, Fault.WRITE_ERROR_AND_NOT_APPLIED])
-@pytest.mark.parametrize("after", range(6))
-async def test_a_failed_write_ends_the_replica_and_the_next_start_finds_the_truth(
-    fault: Fault, after: int, tmp_path: Path
-) -> None:
-    disk, alice = Disk(tmp_path), Person.named("alice", SMALL)
-    request = alice.update({"ssh": b"1"})
-
-    async def fail() -> None:
-        async with running(SMALL, disk, over=lambda store: FaultyStore(store, fault, after=after)) as parts:
-            await parts.service.update(request, HERE)
-            await parts.service.update(alice.draft({"ssh": b"2"}).SerializeToString(), HERE)
-            await parts.service.update(Person.named("bob", SMALL).update({"ssh": b"b"}), HERE)
-            await trio.sleep_forever()
-
-    with trio.fail_after(PATIENCE):
-        with pytest.raises(BaseExceptionGroup) as caught:
-            await fail()
-        assert isinstance(first_cause(caught.value), StorageError)
-        async with running(SMALL, disk) as parts:
-            assert await parts.service.update(Person.named("carol", SMALL).update({"ssh": b"c"}), HERE)
-            check_every_epoch_is_signed_once(parts)
-
-
-def check_every_epoch_is_signed_once(parts: Parts) -> None:
-    """What the register holds is what the database shows."""
-    register = parts.signer._register
-    assert register is not None
-    for epoch in range(1, parts.replica.state.signed_epoch + 1):
-        row = register.get(epoch)
-        head = views.head_at(parts.replica.store, epoch)
-        assert row is not None
-        assert row.head_hash == head.hash
-
-
-async def test_whatever_moment_a_replica_dies_at_the_next_one_goes_on(tmp_path: Path) -> None:
-    """The log is cut after each of its entries in turn: what was owed at that moment is paid by the next
-    start.
-    """
-    folder, alice = tmp_path / "first", Person.named("alice", SMALL)
-    folder.mkdir()
-    disk = Disk(folder)
-    async with running(SMALL, disk) as parts:
-        await parts.service.update(alice.update({"ssh": b"1"}), HERE)
-    payloads = await log_payloads(disk)
-    assert len(payloads) >= 5
-    for length in range(len(payloads) + 1):
-        again = Disk(tmp_path / f"cut {length}")
-        again.folder.mkdir()
-        log = LocalLog(MemoryStore(again.log), commands.public_part)
-        await log.start(1)
-        for payload in payloads[:length]:
-            await log.propose(payload)
-        await log.stop()
-        with trio.fail_after(PATIENCE):
-            async with running(SMALL, again) as parts:
-                assert await parts.service.update(Person.named("bob", SMALL).update({"ssh": b"b"}), HERE)
-                assert parts.replica.state.is_signed
-
-
-async def test_a_crash_between_register_and_log_sends_the_same_signature_again(tmp_path: Path) -> None:
-    disk = Disk(tmp_path)
-    async with running(SMALL, disk) as parts:
-        submit = parts.proposer.submit
-        lost: list[commands.Command] = []
-
-        def lose(command: commands.Command, private: bytes = b"") -> bytes:
-            if isinstance(command, commands.SignHead):
-                lost.append(command)  # the signature is in the register, and never reaches the log
-                return b""
-            return submit(command, private)
-
-        parts.proposer.submit = lose  # type: ignore[method-assign]
-        with trio.move_on_after(PATIENCE) as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    parts.service.update, Person.named("alice", SMALL).update({"ssh": b"1"}), HERE
-                )
-                while not lost:
-                    await trio.lowlevel.checkpoint()
-                nursery.cancel_scope.cancel()
-        assert not scope.cancelled_caught
-    async with running(SMALL, disk) as parts:
-        with trio.fail_after(PATIENCE):
-            while parts.replica.state.signed_epoch < 2:
-                await parts.replica.applied.turn().wait()
-        key = Tables.REPLICA_SIGNATURES.key((2).to_bytes(8, "big"), SMALL.replica)
-        assert isinstance(lost[0], commands.SignHead)
-        assert parts.replica.store.get(key) == lost[0].signature
-
-
-async def test_a_proposal_lost_by_the_log_is_made_again(tmp_path: Path) -> None:
-    epochs = Epochs(min_interval_ms=1, max_interval_ms=3_000_000, retry_interval_ms=20)
-    async with running(SMALL, Disk(tmp_path), epochs=epochs) as parts:
-        take = parts.proposer._take
-        lost = 0
-
-        def lose_heads_twice() -> list[Proposal]:
-            nonlocal lost
-            batch = take()
-            sign_head = commands.encode_command(commands.SignHead(1, bytes(32), bytes(64)))[:1]
-            if lost < 2 and batch and batch[0].command[:1] == sign_head:
-                lost += 1
-                return []
-            return batch
-
-        parts.proposer._take = lose_heads_twice  # type: ignore[method-assign]
-        with trio.fail_after(PATIENCE):
-            assert await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), HERE)
-        assert lost == 2
-
-
-async def test_a_retry_that_has_become_due_meanwhile_is_not_slept_over(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        duties = parts.duties
-        duties._attempts.next_ms = lambda: steady_ms() - 1  # type: ignore[method-assign]
-        assert duties._pause_ms() == LOOK_SOONEST_MS
-        duties._attempts.next_ms = lambda: None  # type: ignore[method-assign]
-        assert duties._pause_ms() == LOOK_AGAIN_MS
-
-
-async def test_a_halt_ends_the_replica(tmp_path: Path) -> None:
-    disk = Disk(tmp_path)
-    async with running(SMALL, disk) as parts:
-        await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), HERE)
-    store = MemoryStore(disk.database)
-    store.write({key: b"damaged" for key, _ in store.scan(*Tables.TREE.span())})
-    store.close()
-
-    async def start() -> None:
-        async with running(SMALL, disk) as parts:
-            await parts.service.update(Person.named("bob", SMALL).update({"ssh": b"1"}), HERE)
-            await trio.sleep_forever()
-
-    with trio.fail_after(PATIENCE), pytest.raises(BaseExceptionGroup) as caught:
-        await start()
-    assert isinstance(first_cause(caught.value), Halt)
-
-
-async def test_another_min_interval_than_the_realm_began_with_is_refused(tmp_path: Path) -> None:
-    disk = Disk(tmp_path)
-    async with running(SMALL, disk):
-        pass
-    other = Epochs(min_interval_ms=2, max_interval_ms=3_000_000, retry_interval_ms=200)
-
-    async def start() -> None:
-        async with running(SMALL, disk, epochs=other):
-            pass
-
-    with pytest.raises(Halt, match="min_interval_ms"):
-        await start()
-
-
-async def test_undecodable_committed_entries_are_refused_and_change_nothing_else(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        before = parts.replica.state
-        for payload in (b"", b"\xff\xff", b"\x08\x01"):
-            await parts.log.propose(payload)
-        with trio.fail_after(PATIENCE):
-            while parts.replica.position.index < parts.log.status().committed_index:
-                await parts.replica.applied.turn().wait()
-        assert parts.replica.state == before
-        assert b'e2eks_entries_refused_total{verdict="BAD_ENVELOPE"} 3.0' in parts.metrics.text()
-        assert await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), HERE)
 
 
 # The witness outside: lost tails and registers

@@ -1,96 +1,33 @@
-"""The use cases of a replica: each refusal with its reason, each answer a proof that the client's own rules
-accept.
+"""Updates and lookups: each answer a proof that the client accepts, each epoch chosen by the client's
+quorum.
 """
 
-import random
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from e2eks.v1 import client_pb2, verification_pb2
-from e2eks.v1 import types_pb2 as pb
+from asking import (
+    GUARDED,
+    HERE,
+    PATIENCE,
+    SMALL,
+    admitted,
+    check,
+    epoch_signed,
+    lookup_refused,
+    present,
+    ratified_by,
+    refused,
+)
 
 from keyserver.config import Registration
-from keyserver.machine import views
 from keyserver.run import Parts, Surroundings, now_ms
-from keyserver.testing import Disk, Person, SmallRealm, running, seed, small_realm
+from keyserver.testing import Disk, Person, running, seed, small_realm
 from verifier import encoding, limits, proof_encoding
-from verifier.consistency import verify_consistency
 from verifier.crypto import hashing, signatures
-from verifier.errors import NotRatified, Reason, Refused
-from verifier.lookup import Absent, LookupResult, Present, Revoked, Trust, verify_lookup
-from verifier.realm import parse_realm_json
-from verifier.types import EpochStep, QuorumExpr, UpdateStep
-
-PATIENCE = 60.0
-SMALL = small_realm()
-GUARDED = small_realm(verifiers=2)
-HERE = "ipv4:127.0.0.1"
-
-
-def check(small: SmallRealm, user_id: str, proof: bytes, *, epoch: int = 0, pinned: int = 0) -> LookupResult:
-    realm = small.realm
-    trust = Trust(realm, realm.verification_policy.quorum, realm.genesis_policy, pinned_epoch=pinned)
-    return verify_lookup(trust, user_id, proof, now_ms=now_ms(), epoch=epoch)
-
-
-def present(small: SmallRealm, user_id: str, proof: bytes, **where: int) -> Present:
-    result = check(small, user_id, proof, **where)
-    assert isinstance(result, Present)
-    return result
-
-
-async def refused(reason: Reason, parts: Parts, request: bytes) -> Refused:
-    with trio.fail_after(PATIENCE), pytest.raises(Refused) as caught:
-        await parts.service.update(request, HERE)
-    assert caught.value.reason is reason, caught.value.what
-    return caught.value
-
-
-def lookup_refused(reason: Reason, parts: Parts, request: bytes) -> None:
-    with pytest.raises(Refused) as caught:
-        parts.service.lookup(request, HERE)
-    assert caught.value.reason is reason, caught.value.what
-
-
-async def epoch_signed(parts: Parts, epoch: int) -> None:
-    with trio.fail_after(PATIENCE):
-        while parts.replica.state.signed_epoch < epoch:
-            turn = parts.replica.applied.turn()
-            if parts.replica.state.signed_epoch < epoch:
-                await turn.wait()
-
-
-async def ratified_by(parts: Parts, small: SmallRealm, verifier: int, epoch: int) -> None:
-    """A verifier's part: read the newest steps, ratify the head of `epoch`, push."""
-    await epoch_signed(parts, epoch)
-    heads = [step.head for step in await all_steps(parts) if isinstance(step, EpochStep)]
-    head = next(head for head in heads if head.head.epoch == epoch)
-    pushed = small.ratify(verifier, head, now_ms())
-    assert await parts.service.push_ratification(pushed, small.realm.verifiers[verifier].key_id) == b""
-
-
-async def all_steps(parts: Parts) -> list[UpdateStep | EpochStep]:
-    size = parts.replica.state.verifier_log_size
-    request = verification_pb2.VerifierStreamRequest(start=1, page_size=max(size, 1))
-    next_page = parts.service.verifier_stream(request.SerializeToString())
-    steps: list[UpdateStep | EpochStep] = []
-    while (page := await next_page()) is not None:
-        steps += proof_encoding.decode_steps(page)
-    return steps
-
-
-async def admitted(parts: Parts, small: SmallRealm) -> None:
-    """The replica's approval of its verifiers is in the log."""
-    with trio.fail_after(PATIENCE):
-        while len(views.verifiers(parts.replica.store)) < len(small.realm.verifiers):
-            turn = parts.replica.applied.turn()
-            if len(views.verifiers(parts.replica.store)) < len(small.realm.verifiers):
-                await turn.wait()
-
+from verifier.errors import NotRatified, Reason
+from verifier.lookup import Absent, Revoked
+from verifier.types import QuorumExpr
 
 # Updates and lookups
 
@@ -185,79 +122,6 @@ async def test_many_people_register_at_once_and_share_epochs(tmp_path: Path) -> 
                 for person in people:
                     nursery.start_soon(register, person)
         assert parts.replica.state.epoch < 20
-
-
-Change = Callable[[client_pb2.UpdateRequest], object]
-
-
-def put(field: str, value: object) -> Change:
-    return lambda request: setattr(request, field, value)
-
-
-def put_asked(field: str, value: object) -> Change:
-    return lambda request: setattr(request.lookup_parameters, field, value)
-
-
-def put_signature(field: str, value: object) -> Change:
-    return lambda request: setattr(request.update.signatures[0], field, value)
-
-
-def sign_twice(request: client_pb2.UpdateRequest) -> None:
-    request.update.signatures.append(request.update.signatures[0])
-
-
-def ask_strangers(request: client_pb2.UpdateRequest) -> None:
-    quorum = pb.QuorumExpr(threshold=1, candidates=[bytes(32)])
-    request.lookup_parameters.quorum_requirement.CopyFrom(quorum)
-
-
-BAD_UPDATES: dict[str, tuple[Reason, Change]] = {
-    "no update": (Reason.MALFORMED, lambda request: request.ClearField("update")),
-    "an empty update": (Reason.MALFORMED, lambda request: request.update.Clear()),
-    "no lookup parameters": (Reason.MALFORMED, lambda request: request.ClearField("lookup_parameters")),
-    "an epoch in them": (Reason.MALFORMED, put_asked("epoch", 1)),
-    "no user id": (Reason.MALFORMED, put_asked("user_id", "")),
-    "an upper-case user id": (Reason.MALFORMED, put_asked("user_id", "Alice@example.org")),
-    "a long user id": (Reason.TOO_LARGE, put_asked("user_id", "a" * 300)),
-    "another domain": (Reason.DOMAIN_NOT_SERVED, put_asked("user_id", "alice@example.net")),
-    "another user": (Reason.WRONG_INDEX, put_asked("user_id", "bob@example.org")),
-    "a short request id": (Reason.MALFORMED, put("request_id", b"short")),
-    "another profile": (Reason.COMMITMENT_MISMATCH, put("profile", encoding.encode_profile({"ssh": b"2"}))),
-    "no profile": (Reason.COMMITMENT_MISMATCH, put("profile", b"")),
-    "another nonce": (Reason.COMMITMENT_MISMATCH, put("profile_nonce", bytes(32))),
-    "a short nonce": (Reason.MALFORMED, put("profile_nonce", bytes(31))),
-    "no nonce": (Reason.MALFORMED, put("profile_nonce", b"")),
-    "junk as profile": (Reason.MALFORMED, put("profile", b"\xff\xff")),
-    "a huge profile": (Reason.TOO_LARGE, put("profile", bytes(limits.PROFILE_BYTES + 1))),
-    "junk as entry": (Reason.MALFORMED, lambda request: setattr(request.update, "entry", b"\xff")),
-    "no signature": (Reason.NOT_AUTHORIZED, lambda request: request.update.ClearField("signatures")),
-    "a wrong signature under the right id": (Reason.NOT_AUTHORIZED, put_signature("signature", bytes(64))),
-    "a signature by a stranger": (Reason.NOT_AUTHORIZED, put_signature("key_id", bytes(32))),
-    "a short signature": (Reason.MALFORMED, put_signature("signature", bytes(63))),
-    "two signatures by one key": (Reason.MALFORMED, sign_twice),
-    "an empty quorum": (
-        Reason.MALFORMED,
-        lambda request: request.lookup_parameters.quorum_requirement.SetInParent(),
-    ),
-    "a quorum of strangers": (Reason.QUORUM_UNSATISFIABLE, ask_strangers),
-}
-
-
-@pytest.mark.parametrize("name", BAD_UPDATES)
-async def test_a_bad_update_is_refused_at_once_with_its_reason(name: str, tmp_path: Path) -> None:
-    reason, change = BAD_UPDATES[name]
-    request = Person.named("alice", SMALL).draft({"ssh": b"1"})
-    change(request)
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        before = parts.log.status().committed_index
-        await refused(reason, parts, request.SerializeToString())
-        assert parts.log.status().committed_index - before <= 4  # the first epoch's own entries, no proposal
-
-
-async def test_a_request_that_is_too_large_is_refused_unparsed(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        await refused(Reason.TOO_LARGE, parts, bytes(limits.REQUEST_BYTES + 1))
-        lookup_refused(Reason.TOO_LARGE, parts, bytes(limits.REQUEST_BYTES + 1))
 
 
 async def test_versions_must_follow(tmp_path: Path) -> None:
@@ -421,220 +285,6 @@ async def test_a_quorum_that_is_late_ends_in_a_refusal_that_says_so(tmp_path: Pa
         timed_out = await refused(Reason.NOT_RATIFIED_IN_TIME, parts, request)
         assert "again" in timed_out.what
         assert alice.user_id not in timed_out.what
-
-
-# Pushing
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("unlisted", Reason.NOT_AUTHORIZED),
-        ("another key", Reason.NOT_AUTHORIZED),
-        ("bad signature", Reason.NOT_AUTHORIZED),
-        ("two signatures", Reason.NOT_AUTHORIZED),
-        ("none", Reason.NOT_AUTHORIZED),
-        ("future epoch", Reason.NO_SUCH_EPOCH),
-        ("epoch 2^63", Reason.NO_SUCH_EPOCH),
-        ("another head", Reason.MALFORMED),
-        ("junk", Reason.MALFORMED),
-        ("empty", Reason.MALFORMED),
-        ("too large", Reason.TOO_LARGE),
-    ],
-)
-async def test_a_bad_push_is_refused_and_changes_nothing(name: str, reason: Reason, tmp_path: Path) -> None:
-    key_ids = [verifier.key_id for verifier in GUARDED.realm.verifiers]
-    async with running(GUARDED, Disk(tmp_path)) as parts:
-        await admitted(parts, GUARDED)
-        await epoch_signed(parts, 1)
-        steps = await all_steps(parts)
-        head = next(step.head.head for step in steps if isinstance(step, EpochStep))
-        good = GUARDED.ratify(0, head.encoded, now_ms())
-        message = pb.SignedEpochHead.FromString(good)
-        twice = pb.SignedEpochHead(head=message.head, ratifications=[message.ratifications[0]] * 2)
-        bad = pb.SignedEpochHead.FromString(good)
-        bad.ratifications[0].signatures[0].signature = bytes(64)
-
-        def other(**changes: object) -> bytes:
-            fields = pb.EpochHead.FromString(head.encoded)
-            for field, value in changes.items():
-                setattr(fields, field, value)
-            return GUARDED.ratify(0, fields.SerializeToString(deterministic=True), now_ms())
-
-        pushes: dict[str, tuple[bytes, bytes | None]] = {
-            "unlisted": (good, None),
-            "another key": (good, key_ids[1]),
-            "bad signature": (bad.SerializeToString(), key_ids[0]),
-            "two signatures": (twice.SerializeToString(), key_ids[0]),
-            "none": (pb.SignedEpochHead(head=message.head).SerializeToString(), key_ids[0]),
-            "future epoch": (other(epoch=2), key_ids[0]),
-            "epoch 2^63": (other(epoch=2**63), key_ids[0]),
-            "another head": (other(root_hash=seed("another root")), key_ids[0]),
-            "junk": (b"\xff\xfe", key_ids[0]),
-            "empty": (b"", key_ids[0]),
-            "too large": (bytes(limits.SIGNED_HEAD_BYTES + 1), key_ids[0]),
-        }
-        with pytest.raises(Refused) as caught:
-            await parts.service.push_ratification(*pushes[name])
-        assert caught.value.reason is reason, caught.value.what
-        assert parts.replica.published.signers(1).signers == {GUARDED.replica}
-        assert await parts.service.push_ratification(good, key_ids[0]) == b""
-
-
-async def test_a_ratification_pushed_again_succeeds_and_is_proposed_once(tmp_path: Path) -> None:
-    async with running(GUARDED, Disk(tmp_path)) as parts:
-        await admitted(parts, GUARDED)
-        await ratified_by(parts, GUARDED, 0, 1)
-        applied = parts.replica.position.index
-        await ratified_by(parts, GUARDED, 0, 1)
-        assert parts.replica.position.index == applied
-
-
-# The verifier log
-
-
-async def test_the_verifier_log_is_gapless_and_follows_live(tmp_path: Path) -> None:
-    alice, bob = Person.named("alice", SMALL), Person.named("bob", SMALL)
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        await parts.service.update(alice.update({"ssh": b"1"}), HERE)
-        request = verification_pb2.VerifierStreamRequest(start=1).SerializeToString()
-        next_page = parts.service.verifier_stream(request)
-        seen = list(proof_encoding.decode_steps(await next_page() or b""))
-        with trio.fail_after(PATIENCE):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(parts.service.update, bob.update({"ssh": b"2"}), HERE)
-                while not (isinstance(seen[-1], EpochStep) and seen[-1].head.head.epoch >= 3):
-                    seen += proof_encoding.decode_steps(await next_page() or b"")
-        assert [step.index for step in seen] == list(range(1, len(seen) + 1))
-        kinds = "".join("u" if isinstance(step, UpdateStep) else "e" for step in seen)
-        assert kinds == "eueue"
-        assert seen == (await all_steps(parts))[: len(seen)]
-
-
-@pytest.mark.parametrize(
-    ("start", "size", "expected"), [(1, 2, [1, 2]), (2, 1, [2]), (3, 9, [3]), (4, 2, []), (9, 1, [])]
-)
-async def test_a_page_is_as_long_as_asked_and_ends_with_the_log(
-    start: int, size: int, expected: list[int], tmp_path: Path
-) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), HERE)
-        assert parts.replica.state.verifier_log_size == 3
-        request = verification_pb2.VerifierStreamRequest(start=start, page_size=size)
-        next_page = parts.service.verifier_stream(request.SerializeToString())
-        found: list[int] = []
-        while (page := await next_page()) is not None:
-            found += [step.index for step in proof_encoding.decode_steps(page)]
-        assert found == expected
-
-
-async def test_steps_are_numbered_from_one(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        with pytest.raises(Refused) as caught:
-            parts.service.verifier_stream(b"")
-        assert caught.value.reason is Reason.MALFORMED
-
-
-# The rest
-
-
-async def test_consistency_leads_from_any_head_to_a_later_one(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        for number in range(4):
-            await parts.service.update(Person.named(f"u{number}", SMALL).update({"ssh": b"1"}), HERE)
-        newest = parts.replica.state.signed_epoch
-        realm = SMALL.realm
-        trust = Trust(realm, realm.verification_policy.quorum, realm.genesis_policy)
-        for old in range(1, newest + 1):
-            for new in (*range(old, newest + 1), 0):
-                request = client_pb2.ConsistencyRequest(old_epoch=old, new_epoch=new)
-                proof = parts.service.consistency(request.SerializeToString())
-                value = proof_encoding.decode_consistency_proof(proof)
-                head = verify_consistency(trust, value.old_head, value)
-                assert head.head.epoch == (new or newest)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "reason"),
-    [
-        (0, 1, Reason.MALFORMED),
-        (2, 1, Reason.MALFORMED),
-        (1, 99, Reason.NO_SUCH_EPOCH),
-        (99, 0, Reason.NO_SUCH_EPOCH),
-    ],
-)
-async def test_a_consistency_request_out_of_order_is_refused(
-    old: int, new: int, reason: Reason, tmp_path: Path
-) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        await epoch_signed(parts, 1)
-        request = client_pb2.ConsistencyRequest(old_epoch=old, new_epoch=new)
-        with pytest.raises(Refused) as caught:
-            parts.service.consistency(request.SerializeToString())
-        assert caught.value.reason is reason
-
-
-async def test_the_realm_is_given_as_published(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        answer = client_pb2.GetRealmResponse.FromString(parts.service.get_realm(b""))
-        assert parse_realm_json(answer.realm_json) == SMALL.realm
-
-
-async def test_no_head_has_changed_the_policy_yet(tmp_path: Path) -> None:
-    async with running(SMALL, Disk(tmp_path)) as parts:
-        await epoch_signed(parts, 1)
-        assert await parts.service.policy_heads(b"")() is None
-
-
-async def test_any_bytes_give_an_answer_or_a_refusal(
-    tmp_path: Path, rng: random.Random, count: Callable[[int], int]
-) -> None:
-    alice = Person.named("alice", SMALL)
-    outcomes: Counter[str] = Counter()
-
-    def ask(call: Callable[[], object]) -> None:
-        try:
-            call()
-            outcomes["answered"] += 1
-        except Refused as refusal:
-            outcomes[refusal.reason] += 1
-
-    async with running(SMALL, Disk(tmp_path), update_timeout_ms=50) as parts:
-        await parts.service.update(alice.update({"ssh": b"1"}), HERE)
-        update = alice.draft({"ssh": b"2"}).SerializeToString()
-        service = parts.service
-        stream = verification_pb2.VerifierStreamRequest(start=1, page_size=2).SerializeToString()
-        consistency = client_pb2.ConsistencyRequest(old_epoch=1, new_epoch=2).SerializeToString()
-        for _ in range(count(300)):
-            for good in (update, alice.lookup(), alice.lookup(epoch=1), stream, consistency, b""):
-                request = mutated(good, rng)
-                ask(partial(service.lookup, request, HERE))
-                ask(partial(service.consistency, request))
-                ask(partial(service.get_realm, request))
-                ask(partial(service.policy_heads, request))
-                ask(partial(service.verifier_stream, request))
-                with pytest.raises(Refused):
-                    await service.push_ratification(request, parts.signer.key_id)
-            try:
-                await service.update(mutated(update, rng), HERE)
-                outcomes["updated"] += 1
-            except Refused as refusal:
-                outcomes[refusal.reason] += 1
-    assert outcomes["answered"] > 500
-    assert outcomes[Reason.MALFORMED] > 500
-    assert outcomes["updated"] > 10
-
-
-def mutated(good: bytes, rng: random.Random) -> bytes:
-    data = bytearray(good)
-    for _ in range(rng.randint(0, 3)):
-        if data and rng.random() < 0.7:
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        elif data and rng.random() < 0.5:
-            del data[rng.randrange(len(data)) :]
-        else:
-            data += rng.randbytes(rng.randint(1, 8))
-    return bytes(data)
 
 
 # Where a name lies: remembered
