@@ -18,7 +18,8 @@ def test_the_attack_is_refused_and_its_valid_sibling_accepted(case: Case, tmp_pa
     refused = surface.rule(case.target, surface.make(case.input))
     assert refused.verdict == case.verdict, refused.text
     assert case.says in refused.text
-    assert "@example.test" not in refused.text, "a refusal repeats a user id"
+    shown = refused.text.replace("alice@example.test.json", "")  # a user is told which of its own files it is
+    assert "@example.test" not in shown, "a refusal repeats a user id"
     accepted = surface.rule(case.target, surface.make(case.sibling))
     assert accepted.verdict == case.accepted, accepted.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,8 @@ def read_secret(path: Path, *, limit: int) -> bytes | None:
         return None
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):  # a pipe would keep the command waiting for ever
+        raise SettingsError(f"{path} should hold secrets and is not a plain file; move it away")
     if mode & 0o077:
         raise SettingsError(f"{path} holds secrets and others may read it; run: chmod 600 {path}")
     return read(path, limit=limit)
