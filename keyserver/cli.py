@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyserver import cli_backup, cli_check
 from keyserver.command_line import Commands, config_option, examples, flat, output_option, path_option, show
 
 if TYPE_CHECKING:
@@ -296,6 +297,11 @@ def log_dump(config_file: Path, start: int, limit: int | None, output: str) -> N
             click.echo(one_line(record))
         else:
             show(record, "jsonl")
+
+
+keyserver.add_command(cli_check.check)
+keyserver.add_command(cli_check.verify_db)
+keyserver.add_command(cli_backup.backup)
 
 
 # The rest

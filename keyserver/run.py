@@ -15,16 +15,19 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
 
 from keyserver import logs
 from keyserver.admission.gate import Gate
+from keyserver.backup_create import origin_of
 from keyserver.config import Config, Epochs
 from keyserver.data_directory import check_register, open_data
 from keyserver.duties import Duties
 from keyserver.files import ConfigError, check_private, read_file
+from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors, TlsFiles
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine
@@ -212,6 +215,8 @@ async def run_replica(
         doors = Doors(config, own, pushers, parts.service, parts.status, parts.metrics)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_parts, parts)
+            origin = partial(origin_of, config)
+            await nursery.start(operator.serve, config.data, data.store, data.log, origin)
             ports = await nursery.start(doors.serve)
             task_status.started(Running(parts, ports))
 

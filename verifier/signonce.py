@@ -202,6 +202,22 @@ class SignOnceRegister:
         self._chain, self._end = contents.chain, contents.end
 
 
+def read_rows(path: str | os.PathLike[str], *, key_id: bytes) -> tuple[int, dict[int, Row]]:
+    """(floor, rows by epoch) of a register that its owner may have open: without the lock, changing nothing.
+
+    A record that is being written may be missing. Raises RegisterMissing, RegisterCorrupt, StorageError.
+    """
+    target = Path(path)
+    try:
+        data = target.read_bytes()
+    except FileNotFoundError:
+        raise RegisterMissing(f"the sign-once register {target} is missing") from None
+    except OSError as error:
+        raise StorageError(f"{target} cannot be read: {error.strerror}") from error
+    contents = _decode(target, data, key_id)
+    return contents.floor, contents.rows
+
+
 @dataclass(slots=True)
 class _Contents:
     rows: dict[int, Row]

@@ -1,0 +1,107 @@
+"""`keyserver backup`. Imports nothing but click at the top: see cli.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keyserver.cli_check import progress, show_report
+from keyserver.command_line import Commands, config_option, examples, output_option, path_option, show
+
+
+@click.group(cls=Commands)
+def backup() -> None:
+    """Copy one replica's data into a file, verify such a file, restore it.
+
+    A backup holds no key and no sign-once register, and a restored replica signs nothing until it has a new
+    key. It does hold names and profiles: keep it encrypted, and delete it when it is older than erased users
+    were promised.
+    """
+
+
+@backup.command(epilog=examples("keyserver backup create -c keyserver.toml /backups/r1-$(date +%F).e2eks"))
+@click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
+@config_option
+@output_option
+def create(target: Path, config_file: Path, output: str) -> None:
+    """Copy database and log, as they are at one log index, into a new FILE.
+
+    Works on a stopped replica, and on a running one without disturbing it.
+    """
+    from keyserver.backup_create import create_backup
+    from keyserver.config import load_config
+
+    config = load_config(config_file)
+    manifest, digest = create_backup(config, target)
+    click.echo(f"✓ {target} holds the replica as of log entry {manifest.applied_index}", err=True)
+    click.echo(f"  next: keyserver backup verify {target}", err=True)
+    record = {
+        "schema": "e2eks.backup-created/1",
+        "file": str(target),
+        "bytes": target.stat().st_size,
+        "sha256": digest,
+        "realm": manifest.realm,
+        "realm_hash": manifest.realm_hash,
+        "replica": manifest.replica,
+        "applied_index": manifest.applied_index,
+        "state_digest": manifest.state_digest,
+        "epoch": manifest.epoch,
+    }
+    show(record, output)
+
+
+@backup.command(epilog=examples("keyserver backup verify r1.e2eks --realm-file realm.json -o json"))
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@path_option("--realm-file", help="The realm it must be of. [default: the one it names]")
+@output_option
+def verify(source: Path, realm_file: Path | None, output: str) -> None:
+    """Compare the hashes of FILE, then check its contents as `keyserver check` does.
+
+    Exit code 0: all is sound. 1: the file is damaged, or what it holds has faults.
+    """
+    from keyserver.backup_restore import verify_backup
+    from keyserver.config import load_realm
+
+    realm = load_realm(realm_file) if realm_file else None
+    manifest, report = verify_backup(source, realm, progress())
+    record = {
+        **report.record(),
+        "file": str(source),
+        "realm": manifest.realm,
+        "realm_hash": manifest.realm_hash,
+        "replica": manifest.replica,
+        "created_ms": manifest.created_ms,
+    }
+    show_report(record, output)
+
+
+@backup.command(epilog=examples("keyserver backup restore r1.e2eks -c replicas/r1/keyserver.toml"))
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@config_option
+@output_option
+def restore(source: Path, config_file: Path, output: str) -> None:
+    """Put the rows of FILE into the empty data directory of a configuration.
+
+    The restored replica answers lookups but signs nothing: what was signed after the backup is not in it.
+    Give it a new key.
+    """
+    import time
+
+    from keyserver.backup_restore import restore as put_back
+    from keyserver.config import load_config
+
+    config = load_config(config_file)
+    manifest = put_back(source, config, time.time_ns() // 1_000_000)
+    click.echo(f"✓ {config.data} holds the replica as of log entry {manifest.applied_index}", err=True)
+    click.echo("  it is in quarantine: it may have signed later epochs, which this backup does not", err=True)
+    click.echo(f"  know. Next: keyserver keys rekey -c {config_file}, then serve", err=True)
+    record = {
+        "schema": "e2eks.backup-restored/1",
+        "data": str(config.data),
+        "realm": manifest.realm,
+        "applied_index": manifest.applied_index,
+        "state_digest": manifest.state_digest,
+        "epoch": manifest.epoch,
+    }
+    show(record, output)

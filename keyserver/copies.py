@@ -1,0 +1,144 @@
+"""What can be checked and backed up: the directory of a stopped replica, or the stream of a running one.
+
+A stopped replica's directories are opened, and locked, as they are: nothing is repaired, created or written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from keyserver.backup import other_rows
+from keyserver.check import LOG, STORAGE, Faults, Subject
+from keyserver.check_register import REGISTER, Recorded
+from keyserver.config import Config
+from keyserver.data_directory import DATABASE
+from keyserver.data_directory import LOG as LOG_FOLDER
+from keyserver.files import ConfigError, read_secret
+from keyserver.machine import commands
+from keyserver.machine.codes import Halt
+from keyserver.machine.state import Machine, load_position
+from keyserver.machine.tables import Tables
+from kv.interface import Reader, StorageError, StorageInUse, Store
+from kv.keys import EVERYTHING, u64
+from kv.leveldb import LevelDBStore
+from kv.memory import MemoryStore
+from replication.chain import FIRST_LINK, LINK_BYTES, next_link
+from replication.rows import FORMAT, LogTables
+from verifier.crypto import hashing, signatures
+from verifier.signonce import read_rows
+
+# Up to so many log entries the replayed rows of most logs are some ten megabytes.
+ENTRIES_IN_MEMORY = 500
+
+
+def machine_of(config: Config) -> Machine:
+    """The machine that the configured replica runs."""
+    return Machine(config.realm, config.epochs.min_interval_ms)
+
+
+@contextmanager
+def scratch_store(entries: int) -> Iterator[Store]:
+    """An empty store for the rows of so many log entries, which is thrown away."""
+    if entries <= ENTRIES_IN_MEMORY:
+        yield MemoryStore()
+        return
+    with tempfile.TemporaryDirectory(prefix="e2eks-check-") as folder:
+        store = LevelDBStore(Path(folder) / "rows")
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@contextmanager
+def stopped_replica(config: Config) -> Iterator[Subject]:
+    """The database and the log of a stopped replica.
+
+    What cannot be opened is a fault of the subject, which then has no rows. Raises ConfigError where there is
+    nothing, StorageInUse while a process has it open.
+    """
+    require_data(config)
+    found = Faults()
+    with ExitStack() as stack:
+        rows = _open(stack, config.data / DATABASE, STORAGE, found)
+        log = _open(stack, config.data / LOG_FOLDER, LOG, found)
+        if rows is None or log is None:
+            yield Subject(0, (), (), (), found)
+        else:
+            yield subject_of(rows, log, found)
+
+
+def subject_of(rows: Reader, log: Reader, found: Faults) -> Subject:
+    """A database and the rows of a local log, to be checked."""
+    applied = _applied(rows, found)
+    if applied is None:
+        return Subject(0, (), (), (), found)
+    proofs = rows.scan(*Tables.VRF_CACHE.span())
+    return Subject(applied, proofs, linked_entries(log, found), other_rows(rows), found)
+
+
+def require_data(config: Config) -> None:
+    """Raises ConfigError unless the configured replica has a database."""
+    if not (config.data / DATABASE).is_dir():
+        raise ConfigError(
+            f"there is no database in {config.data}: the replica has not run with this configuration"
+        )
+
+
+def recorded_by(config: Config, found: Faults, *, online: bool = False) -> Recorded | None:
+    """The configured replica's sign-once register; None and a fault where it cannot be read.
+
+    Raises ConfigError for a head key that cannot be read.
+    """
+    public_key = signatures.public_key(read_secret(config.head_key))
+    try:
+        floor, rows = read_rows(config.sign_once_register, key_id=hashing.key_id(public_key))
+    except StorageError as error:
+        found.add(REGISTER, "", str(error))
+        return None
+    return Recorded(public_key, floor, rows, online)
+
+
+def linked_entries(log: Reader, found: Faults) -> Iterator[tuple[int, bytes]]:
+    """(index, payload) of a local log's rows as long as they continue the chain; where they do not, a
+    fault.
+    """
+    link, index = FIRST_LINK, 0
+    for key, row in log.scan(*EVERYTHING):
+        if key == LogTables.FORMAT.key() and row == FORMAT:
+            continue
+        index += 1
+        if key != LogTables.ENTRIES.key(u64(index)):
+            what = "the row is missing, or another row is in its place"
+            found.add(LOG, str(index), what)
+            return
+        payload = row[LINK_BYTES:]
+        link = next_link(link, index, commands.public_part(payload))
+        if row[:LINK_BYTES] != link:
+            found.add(LOG, str(index), "the entry does not continue the chain of the log")
+            return
+        yield index, payload
+
+
+def _open(stack: ExitStack, folder: Path, part: str, found: Faults) -> LevelDBStore | None:
+    try:
+        store = LevelDBStore(folder, create=False)
+    except StorageInUse:
+        raise
+    except StorageError as error:
+        found.add(part, "", str(error))
+        return None
+    stack.callback(store.close)
+    return store
+
+
+def _applied(rows: Reader, found: Faults) -> int | None:
+    """Where the database stands; None and a fault if it does not say."""
+    try:
+        return load_position(rows).index
+    except (Halt, StorageError) as error:
+        found.add(Tables.APPLIED.name, Tables.APPLIED.key().hex(), str(error))
+        return None
