@@ -26,9 +26,9 @@ from keyserver.files import read_secret
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import AddRatification, AdmitVerifier, Command, Delimiter, SignHead
+from keyserver.machine.rows import vrf_cache_key
 from keyserver.machine.state import Machine, load_position, load_state
 from keyserver.machine.step import apply
-from keyserver.machine.tables import Tables
 from keyserver.signer import Signer, load_signer
 from keyserver.verifier_list import read_verifier_info
 from kv.leveldb import LevelDBStore
@@ -215,7 +215,7 @@ class Growth:
             return user, {}
         index, index_proof = self._signer.vrf_prove(name)
         user = self._ground.users[name] = User(index, name, [Key("device", name)])
-        return user, {Tables.VRF_CACHE.key(name.encode("ascii")): index + index_proof}
+        return user, {vrf_cache_key(name): index + index_proof}
 
     def close_epoch(self, *, last: bool = False) -> None:
         """Delimit, sign, ratify by all verifiers; the last epoch is issued now."""
