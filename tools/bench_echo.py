@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from keyserver.frontends.handlers import SERVER_OPTIONS
+from keyserver.frontends.http2_limits import SERVER_OPTIONS
 
 METHOD = "/bench.Echo/Echo"
 

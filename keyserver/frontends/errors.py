@@ -11,8 +11,10 @@ from typing import NoReturn, Protocol
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from keyserver.rate_limits import RateLimited
 from verifier.errors import Reason, Refused
 
 DOMAIN = "e2eks"
@@ -54,11 +56,19 @@ class Context(Protocol):
 
 
 def status_details(refusal: Refused) -> bytes:
-    """The encoded google.rpc.Status of a refusal: its text, and ErrorInfo{domain "e2eks", reason}."""
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN))
+    """The encoded google.rpc.Status of a refusal: its text, ErrorInfo{domain "e2eks", reason}, and RetryInfo
+    if it is known when to try again.
+    """
+    told: list[Message] = [error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN)]
+    if isinstance(refusal, RateLimited):
+        delay = error_details_pb2.RetryInfo()
+        delay.retry_delay.FromNanoseconds(round(refusal.retry_after_s * 1e9))
+        told.append(delay)
+    details = [any_pb2.Any() for _ in told]
+    for detail, message in zip(details, told, strict=True):
+        detail.Pack(message)
     code = STATUS[refusal.reason].value[0]
-    status = status_pb2.Status(code=code, message=refusal.what, details=[detail])
+    status = status_pb2.Status(code=code, message=refusal.what, details=details)
     encoded: bytes = status.SerializeToString()
     return encoded
 

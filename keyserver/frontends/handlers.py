@@ -3,17 +3,18 @@
 Servers and handlers work on raw bytes: every limit is checked before anything is parsed. Use cases come in
 three forms: `Direct` answers in the edge thread from an immutable view; `Crossing` runs as a trio task;
 `Pages` is a stream whose next message is fetched from trio only when the caller has taken the last one, so
-a slow reader holds neither thread nor rows.
+a slow reader holds neither thread nor rows. A caller that does not send its request in time is refused;
+one that does not take its answer in time, or is refused without end, loses its connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import traceback
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -22,32 +23,24 @@ import grpc
 import structlog
 
 from keyserver.frontends import errors
+from keyserver.frontends.connections import hang_up
+from keyserver.frontends.crowd import Crowd, Readers, Visit
 from keyserver.frontends.edge import Edge, EdgeClosed
 from keyserver.machine.codes import Halt
+from keyserver.rate_limits import Limits, RateLimited, RateLimits, network_of
 from kv.interface import StorageError
-from verifier import limits
-from verifier.errors import Reason, Refused
+from verifier.errors import Malformed, Reason, Refused
 
-STREAMS_PER_PEER = 64  # of one address: verifiers behind one gateway, and a few that reconnect
-CONCURRENT_CALLS = 12_000  # of one server: the waiting updates, and room for lookups and streams
-CONCURRENT_STREAMS = 1_000  # of one connection; HTTP/2 allows without end
-
-SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    (
-        "grpc.max_receive_message_length",
-        2 * limits.REQUEST_BYTES,
-    ),  # below it the refusal is ours and says why
-    ("grpc.max_send_message_length", 2 * limits.VERIFIER_STEPS_BYTES),
-    ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
-    ("grpc.so_reuseport", 0),  # a second process on the port is a mistake, and is told so
-    ("grpc.keepalive_time_ms", 60_000),  # finds callers that went away without a word
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # followers of an idle stream may ping
-)
+SLOW_READER = "it does not take its answers"
+SLOW_CALLER_SECONDS = 5.0  # for gRPC to notice that a connection was cut
+CUTS_REMEMBERED = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the address without its port, and the PEM client certificate (empty without mutual TLS)."""
+    """Who calls: the network (rate_limits.network_of), and the PEM client certificate (empty without mutual
+    TLS).
+    """
 
     address: str
     certificate_pem: bytes = b""
@@ -73,16 +66,35 @@ class Pages:
 
 Method = Direct | Crossing | Pages
 Observe = Callable[[str, str, float], None]  # method, "OK" or reason, seconds
+Work = Callable[[bytes, Caller, Visit, Any], Awaitable[bytes | None]]  # request, who, the call, its context
 
 
 class Handlers:
-    """Makes gRPC handlers of methods, with one way to end a call that failed."""
+    """Makes gRPC handlers of methods, with one way to end a call that failed.
 
-    def __init__(self, edge: Edge, observe: Observe) -> None:
+    To gRPC every method is a stream of requests, of which one is taken: only so is a call known, counted
+    and timed before its request has arrived. Callers see no difference.
+    """
+
+    def __init__(
+        self, edge: Edge, observe: Observe, rates: RateLimits | None = None, crowd: Crowd | None = None
+    ) -> None:
         self._edge = edge
         self._observe = observe
-        self._streams: Counter[str] = Counter()
+        self._rates = rates or RateLimits(Limits())
+        self._crowd = crowd or Crowd(Limits())
+        self._limits = self._crowd.limits
+        self._crossings = 0
+        self._idle = asyncio.Event()
+        self._readers = Readers()
+        self._cuts: OrderedDict[str, float] = OrderedDict()  # connection -> when it was cut
         self._log = structlog.get_logger("edge")
+
+    async def wait_idle(self) -> None:
+        """Return when no update and no push is under way."""
+        while self._crossings:
+            self._idle.clear()
+            await self._idle.wait()
 
     def service(self, name: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
         """The handler of the service `name`, e.g. "e2eks.v1.Keyserver"."""
@@ -92,70 +104,108 @@ class Handlers:
     def _handler(self, name: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         match method:
             case Direct(use_case):
-                return grpc.unary_unary_rpc_method_handler(self._direct(name, use_case))
+                return grpc.stream_unary_rpc_method_handler(self._handle(name, self._direct(use_case)))
             case Crossing(use_case):
-                return grpc.unary_unary_rpc_method_handler(self._crossing(name, use_case))
+                return grpc.stream_unary_rpc_method_handler(self._handle(name, self._crossing(use_case)))
             case Pages(use_case):
-                return grpc.unary_stream_rpc_method_handler(self._pages(name, use_case))
+                work = self._pages(use_case)
+                return grpc.stream_stream_rpc_method_handler(self._handle(name, work, stream=True))
 
-    def _direct(
-        self, name: str, use_case: Callable[[bytes, Caller], bytes]
-    ) -> Any:  # grpc's type knows no bytes
-        async def handle(request: bytes, context: Any) -> bytes:
-            started = time.monotonic()
-            try:
-                answer = use_case(request, caller(context))
-            except Exception as error:
-                await self._end(context, name, started, error)
-            self._observe(name, "OK", time.monotonic() - started)
-            return answer
-
-        return handle
-
-    def _crossing(self, name: str, use_case: Callable[[bytes, Caller], Awaitable[bytes]]) -> Any:
-        async def handle(request: bytes, context: Any) -> bytes:
-            started = time.monotonic()
-            try:
-                answer = await self._edge.call(partial(use_case, request, caller(context)))
-            except Exception as error:
-                await self._end(context, name, started, error)
-            except asyncio.CancelledError:
-                self._observe(name, "CANCELLED", time.monotonic() - started)
-                raise
-            self._observe(name, "OK", time.monotonic() - started)
-            return answer
-
-        return handle
-
-    def _pages(self, name: str, use_case: Callable[[bytes, Caller], NextPage]) -> Any:
-        async def handle(request: bytes, context: Any) -> None:
-            started = time.monotonic()
+    def _handle(self, name: str, work: Work, *, stream: bool = False) -> Any:  # grpc's type knows no bytes
+        async def handle(_: object, context: Any) -> bytes | None:
+            started, connection = time.monotonic(), context.peer()
             peer = caller(context)
             try:
-                with self._one_stream(peer):
-                    next_page = use_case(request, peer)
-                    while (page := await self._edge.call(next_page)) is not None:
-                        await context.write(page)
+                self._rates.call(peer.address)
+                visit = self._crowd.enter(peer.address, stream=stream)
+                context.add_done_callback(lambda _: visit.leave())
+                request = await self._request(connection, context)
+                visit.carry(len(request))
+                answer = await work(request, peer, visit, context)
             except Exception as error:
                 await self._end(context, name, started, error)
             except asyncio.CancelledError:
                 self._observe(name, "CANCELLED", time.monotonic() - started)
+                self._bear_with(peer, connection)
                 raise
             self._observe(name, "OK", time.monotonic() - started)
+            return answer
 
         return handle
 
-    @contextmanager
-    def _one_stream(self, peer: Caller) -> Iterator[None]:
-        if self._streams[peer.address] >= STREAMS_PER_PEER:
-            raise Refused(Reason.RATE_LIMITED, f"more than {STREAMS_PER_PEER} streams from one address")
-        self._streams[peer.address] += 1
+    async def _request(self, connection: str, context: Any) -> bytes:
+        """The request, whole. Raises Malformed if none comes in time."""
+        seconds = self._limits.request_timeout_ms / 1000
         try:
-            yield
-        finally:
-            self._streams[peer.address] -= 1
-            if not self._streams[peer.address]:
-                del self._streams[peer.address]
+            async with asyncio.timeout(seconds), self._readers.turn(connection):
+                request: bytes | object = await context.read()
+        except TimeoutError:
+            raise Malformed(f"the request did not arrive within {seconds:g} s") from None
+        if not isinstance(request, bytes):
+            raise Malformed("the call has no request")
+        return request
+
+    def _direct(self, use_case: Callable[[bytes, Caller], bytes]) -> Work:
+        async def work(request: bytes, peer: Caller, visit: Visit, context: Any) -> bytes:
+            answer = use_case(request, peer)
+            self._let_go(answer, visit, context)
+            return answer
+
+        return work
+
+    def _crossing(self, use_case: Callable[[bytes, Caller], Awaitable[bytes]]) -> Work:
+        async def work(request: bytes, peer: Caller, visit: Visit, context: Any) -> bytes:
+            self._crossings += 1
+            try:
+                answer = await self._edge.call(partial(use_case, request, peer))
+            finally:
+                self._crossings -= 1
+                if not self._crossings:
+                    self._idle.set()
+            self._let_go(answer, visit, context)
+            return answer
+
+        return work
+
+    def _let_go(self, answer: bytes, visit: Visit, context: Any) -> None:
+        """The answer is handed to gRPC: cut the connection if its caller does not take it."""
+        visit.carry(len(answer))
+        seconds = self._limits.send_timeout_ms / 1000
+        timer = asyncio.get_running_loop().call_later(seconds, self._cut, context.peer(), SLOW_READER)
+        context.add_done_callback(lambda _: timer.cancel())
+
+    def _pages(self, use_case: Callable[[bytes, Caller], NextPage]) -> Work:
+        async def work(request: bytes, peer: Caller, _: Visit, context: Any) -> None:
+            next_page = use_case(request, peer)
+            while (page := await self._edge.call(next_page)) is not None:
+                try:
+                    async with asyncio.timeout(self._limits.send_timeout_ms / 1000):
+                        await context.write(page)
+                except TimeoutError:
+                    self._cut(context.peer(), SLOW_READER)
+                    await asyncio.sleep(SLOW_CALLER_SECONDS)  # cancelled as soon as gRPC sees it
+                    return
+
+        return work
+
+    def _bear_with(self, peer: Caller, connection: str) -> None:
+        """Count a call that came to nothing; cut the connection of a network that has too many."""
+        try:
+            self._rates.refusal(peer.address)
+        except RateLimited:
+            self._cut(connection, "too many calls refused or cancelled")
+
+    def _cut(self, connection: str, why: str) -> None:
+        now = time.monotonic()
+        if now - self._cuts.get(connection, -math.inf) < SLOW_CALLER_SECONDS:
+            return  # its other calls are being ended just now
+        self._cuts[connection] = now
+        self._cuts.move_to_end(connection)
+        if len(self._cuts) > CUTS_REMEMBERED:
+            self._cuts.popitem(last=False)
+        if hang_up(connection):
+            self._log.warning("connection cut", why=why)
+            self._crowd.observe("slow_readers" if why == SLOW_READER else "connection_refusals")
 
     async def _end(self, context: Any, name: str, started: float, error: Exception) -> NoReturn:
         """End the call with the status of `error`; a storage error or Halt ends the process too."""
@@ -169,6 +219,8 @@ class Handlers:
             refusal = Refused(Reason.NOT_READY, "the replica cannot read its data and stops")
         self._observe(name, refusal.reason if refusal else "INTERNAL", time.monotonic() - started)
         if refusal is not None:
+            if refusal.reason is Reason.RATE_LIMITED:
+                self._bear_with(caller(context), context.peer())
             await errors.refuse(context, refusal)
         self._log.error("call failed", method=name, error=type(error).__name__, at=places(error))
         await errors.fail(context)
@@ -176,9 +228,8 @@ class Handlers:
 
 def caller(context: Any) -> Caller:
     """Who calls, as gRPC tells it."""
-    peer: str = context.peer()
     certificates = context.auth_context().get("x509_pem_cert", ())
-    return Caller(peer.rpartition(":")[0], certificates[0] if certificates else b"")
+    return Caller(network_of(context.peer()), certificates[0] if certificates else b"")
 
 
 def places(error: BaseException) -> list[str]:

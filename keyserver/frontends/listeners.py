@@ -6,7 +6,7 @@ import grpc
 import grpc.aio
 
 from keyserver.files import ConfigError
-from keyserver.frontends.handlers import CONCURRENT_CALLS, SERVER_OPTIONS
+from keyserver.frontends.http2_limits import CONCURRENT_CALLS, SERVER_OPTIONS
 
 
 def new_server() -> grpc.aio.Server:

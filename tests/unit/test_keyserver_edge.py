@@ -17,8 +17,11 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from keyserver.frontends import errors, handlers
+from keyserver.frontends.crowd import Crowd
 from keyserver.frontends.edge import Edge, EdgeClosed
 from keyserver.frontends.handlers import Caller, Crossing, Direct, Handlers, Method, Pages
+from keyserver.frontends.http2_limits import SERVER_OPTIONS
+from keyserver.rate_limits import Limits, RateLimits
 from kv.interface import StorageError
 from verifier.errors import Reason, Refused
 
@@ -72,7 +75,7 @@ class Calls:
 
 @asynccontextmanager
 async def served(
-    calls: Calls,
+    calls: Calls, limits: Limits | None = None
 ) -> AsyncIterator[tuple[grpc.Channel, list[tuple[str, str]], Callable[[], None]]]:
     observed: list[tuple[str, str]] = []
     edge = Edge()
@@ -88,8 +91,13 @@ async def served(
     }
 
     def build() -> list[grpc.aio.Server]:
-        server = grpc.aio.server(options=handlers.SERVER_OPTIONS)
-        made = Handlers(edge, lambda method, outcome, _: observed.append((method, outcome)))
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        granted = limits or Limits()
+
+        def observe(method: str, outcome: str, _: float) -> None:
+            observed.append((method, outcome))
+
+        made = Handlers(edge, observe, RateLimits(granted), Crowd(granted))
         server.add_generic_rpc_handlers((made.service("t.Calls", methods),))
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         return [server]
@@ -118,7 +126,7 @@ async def ask(channel: grpc.Channel, method: str, request: bytes = b"", seconds:
 
 async def test_a_call_crosses_to_trio_and_back() -> None:
     async with served(Calls()) as (channel, observed, _):
-        assert await ask(channel, "Echo", b"hello ") == b"hello ipv4:127.0.0.1"
+        assert await ask(channel, "Echo", b"hello ") == b"hello 127.0.0.1"
     assert observed == [("Echo", "OK")]
 
 
@@ -226,9 +234,8 @@ async def test_an_unread_stream_is_not_read_ahead_without_end() -> None:
         stream.cancel()
 
 
-async def test_streams_of_one_address_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "STREAMS_PER_PEER", 2)
-    async with served(Calls()) as (channel, _, _):
+async def test_streams_of_one_address_are_bounded() -> None:
+    async with served(Calls(), Limits(peer_streams=2)) as (channel, _, _):
         opened = []
         for _ in range(2):
             opened.append(channel.unary_stream("/t.Calls/Stream")(b"endless", timeout=PATIENCE))

@@ -1,0 +1,177 @@
+"""How much one caller may ask: buckets of tokens by network, name and index, bounded in number.
+
+A bucket holds `at_once` tokens and regains `per_second`; every act takes one. Who is forgotten, because
+others were seen since, starts with a full bucket: memory is bounded, and whoever makes others forgotten has
+used up the bucket of its own network. Nothing here reads a clock: `seconds` is given.
+
+Law: a limit that a stranger can use up must not stand in the way of anybody else. So names are counted for
+each network apart, and an index only by updates that its own keys have signed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+import urllib.parse
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+import msgspec
+
+from verifier.errors import Reason, Refused
+
+K = TypeVar("K", bound=Hashable)
+
+NETWORKS_REMEMBERED = 4_096  # some 200 bytes each
+NAMES_REMEMBERED = 16_384  # pairs of network and name; some 400 bytes each
+INDEXES_REMEMBERED = 16_384
+IPV6_PREFIX = 64  # what one subscriber is given: single addresses of it cost nothing
+
+
+class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tokens a second, and tokens at once after a rest."""
+
+    per_second: float
+    at_once: float
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one replica grants; every field may be set in [limits] of the configuration.
+
+    A peer is a network: one IPv4 address, or one /64 of IPv6.
+    """
+
+    peer_calls: Rate = Rate(2_000, 20_000)  # about what one core answers: a peer may not take a second one
+    peer_updates: Rate = Rate(500, 5_000)  # half of what one replica decides
+    peer_unknown_names: Rate = Rate(500, 5_000)  # a VRF proof each: a fifth of a core
+    peer_name_lookups: Rate = Rate(200, 2_000)  # a mail server that asks for a busy correspondent
+    peer_name_updates: Rate = Rate(10, 100)  # a person waits for each; the rest are retries
+    index_updates: Rate = Rate(1, 20)  # signed by the index's own keys; UPDATES_PER_DAY may be spent at once
+    connection_refusals: Rate = Rate(100, 1_000)  # refused or cancelled calls, then the connection is cut
+    peer_connections: int = 512  # of all listeners; more are cut
+    peer_calls_at_once: int = 1_500  # of 2,048 in all; waiting updates are most of them
+    peer_streams: int = 256  # verifiers behind one gateway, and some that reconnect
+    streams: int = 320  # each may hold one unread page twice: 40 MiB
+    request_bytes: int = 24 * 1024 * 1024  # of all calls under way; memory holds them about twice
+    peer_request_bytes: int = 16 * 1024 * 1024
+    request_timeout_ms: int = 10_000  # for a request of 256 KiB to arrive whole
+    send_timeout_ms: int = 10_000  # for the caller to take one message
+
+
+class RateLimited(Refused):
+    """RATE_LIMITED, with advice when to try again."""
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        super().__init__(Reason.RATE_LIMITED, what)
+        self.retry_after_s = retry_after_s
+
+
+class Buckets(Generic[K]):
+    """A bucket for each key, of the `capacity` most recently used keys. For any thread.
+
+    `seconds` is a monotonic clock. `observe` is told of every refusal.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        what: str,
+        *,
+        capacity: int = NETWORKS_REMEMBERED,
+        seconds: Callable[[], float] = time.monotonic,
+        observe: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._rate = rate
+        self._what = what
+        self._capacity = capacity
+        self._seconds = seconds
+        self._observe = observe
+        self._buckets: OrderedDict[K, tuple[float, float]] = OrderedDict()  # tokens, at which second
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, key: K) -> None:
+        """Take a token. Raises RateLimited when there is none."""
+        with self._lock:
+            now, rate = self._seconds(), self._rate
+            tokens, since = self._buckets.pop(key, (rate.at_once, now))
+            tokens = min(rate.at_once, tokens + (now - since) * rate.per_second)
+            granted = tokens >= 1
+            self._buckets[key] = (tokens - granted, now)
+            if len(self._buckets) > self._capacity:
+                self._buckets.popitem(last=False)
+        if not granted:
+            self._observe()
+            raise RateLimited(f"{self._what}; slow down", (1 - tokens) / rate.per_second)
+
+
+class RateLimits:
+    """The buckets of one replica. `observe` is told the name of the limit that refused.
+
+    Raises of all methods: RateLimited.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        seconds: Callable[[], float] = time.monotonic,
+        observe: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        def buckets(name: str, what: str, capacity: int) -> Buckets[Hashable]:
+            rate: Rate = getattr(limits, name)
+            return Buckets(rate, what, capacity=capacity, seconds=seconds, observe=lambda: observe(name))
+
+        networks, names = NETWORKS_REMEMBERED, NAMES_REMEMBERED
+        self._calls = buckets("peer_calls", "too many calls from one address", networks)
+        self._updates = buckets("peer_updates", "too many updates from one address", networks)
+        self._name_lookups = buckets("peer_name_lookups", "one address asks too often for one name", names)
+        self._name_updates = buckets("peer_name_updates", "one address updates one name too often", names)
+        self._index_updates = buckets("index_updates", "too many updates of one entry", INDEXES_REMEMBERED)
+        what = "too many names that are not registered, from one address"
+        self.unknown_names = buckets("peer_unknown_names", what, networks)
+        self._refusals = buckets("connection_refusals", "too many calls refused or cancelled", networks)
+
+    def call(self, peer: str) -> None:
+        """Any call."""
+        self._calls.take(peer)
+
+    def lookup(self, peer: str, user_id: str) -> None:
+        """A lookup, registered or not."""
+        self._name_lookups.take((peer, user_id))
+
+    def update(self, peer: str, user_id: str) -> None:
+        """An update of which nothing is verified yet."""
+        self._updates.take(peer)
+        self._name_updates.take((peer, user_id))
+
+    def signed_update(self, index: bytes) -> None:
+        """An update that the keys of the index have signed."""
+        self._index_updates.take(index)
+
+    def refusal(self, connection: str) -> None:
+        """A call that was refused for its rate, or cancelled before it was answered."""
+        self._refusals.take(connection)
+
+
+@lru_cache(NETWORKS_REMEMBERED)
+def network_of(peer: str) -> str:
+    """The network that a gRPC peer ("ipv4:HOST:PORT", "ipv6:%5BHOST%5D:PORT", "unix:...") is counted as."""
+    kind, _, rest = peer.partition(":")
+    host = urllib.parse.unquote(rest.rpartition(":")[0]).strip("[]").partition("%")[0]
+    if kind not in ("ipv4", "ipv6"):
+        return peer
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ipaddress.IPv6Network((int(address), IPV6_PREFIX), strict=False))
+        address = address.ipv4_mapped
+    return str(address)
