@@ -43,6 +43,19 @@ class Epochs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_interval_ms: int = 2_000
 
 
+# Two full write buffers of each of the two databases, with room: what opening them may have to write.
+BALLAST_BYTES = 64 * 1024 * 1024
+# Well above the ballast: what is queued when writing stops must still fit, and so must a compaction.
+MIN_FREE_BYTES = 256 * 1024 * 1024
+
+
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Below which free space a replica only reads, and how much it keeps in reserve to start at all."""
+
+    min_free_bytes: int = MIN_FREE_BYTES
+    ballast_bytes: int = BALLAST_BYTES
+
+
 class _Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str
     key: str
@@ -75,6 +88,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replication: str = "local"
     listen: Listen = Listen()
     epochs: Epochs = Epochs()
+    storage: Storage = Storage()
     registration: _Registration = _Registration()
     update_timeout_ms: int = 30_000
     allow_split_view: bool = False
@@ -122,6 +136,7 @@ class Config:
     listen: Listen
     tls: Tls
     epochs: Epochs
+    storage: Storage
     registration: Registration
     update_timeout_ms: int
     allow_split_view: bool
@@ -156,6 +171,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
             verifier_certificates=folder / file.tls.verifier_certificates,
         ),
         epochs=file.epochs,
+        storage=file.storage,
         registration=Registration(
             insecure_skip_registration_proof=file.registration.insecure_skip_registration_proof,
             client_certificate=tuple(
@@ -213,6 +229,11 @@ def _check(config: Config) -> None:
             "epochs.max_interval_ms is less than the realm's epoch_ttl_ms, or clients see stale heads",
         ),
         (epochs.retry_interval_ms > 0, "epochs.retry_interval_ms is at least 1"),
+        (config.storage.ballast_bytes >= 0, "storage.ballast_bytes is at least 0, which is none"),
+        (
+            config.storage.min_free_bytes > config.storage.ballast_bytes,
+            "storage.min_free_bytes is more than ballast_bytes, or giving up the ballast would fill the disk",
+        ),
         (config.update_timeout_ms > 0, "update_timeout_ms is at least 1"),
         (config.replication == "local", 'replication is "local"; this version has no other engine'),
         (
@@ -306,6 +327,7 @@ def effective(config: Config) -> dict[str, Any]:
             "verifier_certificates": str(config.tls.verifier_certificates),
         },
         "epochs": msgspec.structs.asdict(config.epochs),
+        "storage": msgspec.structs.asdict(config.storage),
         "registration": {
             "insecure_skip_registration_proof": config.registration.insecure_skip_registration_proof,
             "client_certificate": [

@@ -1,16 +1,22 @@
 """What a replica has on its disk, opened together and checked against each other before anything is served.
 
+FOLDER/VERSION says in which form the rest is written, and that there is a rest: a database that is missing
+beside it is never made anew.
+
 The sign-once register lies outside: it is the witness against a database or a log that lost its newest
 rows. Opening locks both directories; a second process is refused.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from keyserver.files import ConfigError, replace_file
+from keyserver.free_space import Ballast
 from keyserver.machine import commands
 from keyserver.machine.state import load_position
 from keyserver.machine.tables import Tables
@@ -24,6 +30,9 @@ from verifier import limits
 
 DATABASE = "db"
 LOG = "log"
+VERSION = "VERSION"
+FORMAT = b"e2eks keyserver data 1\n"
+FORMAT_BYTES = 256  # of any version's, to be shown
 SIGNATURES_SEARCHED = 10_000  # rows of the newest epochs: with 64 replicas more than 150 of them
 
 
@@ -39,16 +48,72 @@ class DataDirectory:
     log: ReplicatedLog
 
 
+class UnknownVersion(StorageError):
+    """The data folder is of another version, or does not say of which."""
+
+
 @contextmanager
-def open_data(folder: Path) -> Iterator[DataDirectory]:
-    """Open or create both; the log is closed by its own stop(). Raises StorageError, StorageInUse."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = LevelDBStore(folder / DATABASE)
+def open_data(folder: Path, ballast: Ballast | None = None) -> Iterator[DataDirectory]:
+    """Open both, or create them in a new folder; the log is closed by its own stop(). The ballast is given up
+    when the disk is full.
+
+    Raises UnknownVersion, StorageError, StorageInUse.
+    """
     try:
-        log = open_local_log(folder / LOG, commands.public_part)
-        yield DataDirectory(store, log)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the data folder {folder} cannot be made: {error.strerror}") from error
+    data = (ballast or Ballast(folder, 0)).unless_full(lambda: _open(folder))
+    try:
+        yield data
     finally:
+        data.store.close()
+
+
+def _open(folder: Path) -> DataDirectory:
+    is_new = not read_version(folder)
+    store = LevelDBStore(folder / DATABASE, create=is_new)
+    try:
+        log = open_local_log(folder / LOG, commands.public_part, create=is_new)
+        if is_new:
+            if load_position(store).index or log.status().committed_index:
+                raise UnknownVersion(
+                    f"{folder} holds a database and a log but no file {VERSION}, which says in which form "
+                    f"they are. If it was lost, put it back: {FORMAT.decode().strip()!r} is what this "
+                    "version writes there. Nothing was changed"
+                )
+            write_version(folder)
+    except BaseException:
         store.close()
+        raise
+    return DataDirectory(store, log)
+
+
+def read_version(folder: Path) -> bool:
+    """Whether the folder is marked as one of this version; not marked, it is new. Raises UnknownVersion."""
+    path = folder / VERSION
+    if not os.path.lexists(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            found = file.read(FORMAT_BYTES)
+    except OSError as error:
+        raise UnknownVersion(f"{path} cannot be read: {error.strerror}") from error
+    if found != FORMAT:
+        raise UnknownVersion(
+            f"{path} says {found.decode('ascii', 'backslashreplace').strip()!r}; this version of keyserver "
+            f"reads {FORMAT.decode().strip()!r} only. Run the version that wrote the folder, or restore a "
+            "backup that this version made. Nothing was changed"
+        )
+    return True
+
+
+def write_version(folder: Path) -> None:
+    """Mark a folder whose database and log are there as one of this version, synced. Raises StorageError."""
+    try:
+        replace_file(folder / VERSION, FORMAT)
+    except ConfigError as error:
+        raise StorageError(str(error)) from error
 
 
 def check_register(reader: Reader, log: ReplicatedLog, signer: Signer) -> None:

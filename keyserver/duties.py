@@ -65,7 +65,7 @@ class Duties:
         """Propose what is owed when it is due. Raises Halt and StorageError."""
         while True:
             turn = self._replica.applied.turn()  # BEFORE looking: what is written meanwhile wakes us at once
-            if not self._signer.quarantined:
+            if not self._signer.quarantined and not self._proposer.held:
                 await self.pursue()
             with trio.move_on_after(self._pause_ms() / 1000):
                 await turn.wait()

@@ -27,6 +27,7 @@ GAUGES: Table = {
     "issue_time": ("e2eks_epoch_issue_time_seconds", "Issue time of the newest epoch, Unix time.", ()),
     "ratified": ("e2eks_ratified_epoch", "Newest epoch a verifier ratified.", ("verifier",)),
     "pending": ("e2eks_pending_updates", "Updates accepted for the next epoch.", ()),
+    "free_bytes": ("e2eks_free_bytes", "Room left on the disk.", ()),
     "waiters": ("e2eks_waiting_updates", "Updates that wait for a decision.", ()),
 }
 HISTOGRAMS: dict[str, tuple[str, str, tuple[str, ...], tuple[float, ...]]] = {

@@ -57,6 +57,7 @@ class Proposer:
         self._queue: deque[Proposal] = deque()
         self._bytes = 0
         self._filled = trio.Event()
+        self._held: dict[str, str] = {}  # by whom -> why
         self._logger = structlog.get_logger("proposer")
 
     def submit(self, command: Command, private: bytes = b"") -> bytes:
@@ -74,9 +75,24 @@ class Proposer:
         return commands.command_id(encoded)
 
     def require_signing(self) -> None:
-        """Raises Refused (NOT_READY) if this replica may not sign, and so cannot propose."""
+        """Raises Refused (NOT_READY) if this replica may not sign or is held, and so cannot propose."""
         if self._signer.quarantined:
             raise Refused(Reason.NOT_READY, "this replica only reads: it may not sign")
+        if self._held:
+            raise Refused(Reason.NOT_READY, self.held)
+
+    @property
+    def held(self) -> str:
+        """Why nothing new is proposed, or ""."""
+        return next(iter(self._held.values()), "")
+
+    def hold(self, by: str, why: str) -> None:
+        """Accept nothing new until `by` releases it; what is queued already goes on. `why` is for callers."""
+        self._held[by] = why
+
+    def release(self, by: str) -> None:
+        """End what `by` held."""
+        self._held.pop(by, None)
 
     async def run(self) -> None:
         """Propose for ever. Raises StorageError when the log fails."""

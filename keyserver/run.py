@@ -27,6 +27,7 @@ from keyserver.config import Config, Epochs
 from keyserver.data_directory import check_register, open_data
 from keyserver.duties import Duties
 from keyserver.files import ConfigError, check_private, read_file
+from keyserver.free_space import Ballast, FreeSpace
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors, TlsFiles
 from keyserver.machine.codes import Halt
@@ -119,7 +120,7 @@ def assemble(
         clock=around.clock,
         fresh_salt=around.fresh_salt,
     )
-    status = Status(name, replica, signer, log, around.clock)
+    status = Status(name, replica, signer, log, around.clock, held=lambda: proposer.held)
     return Parts(replica, signer, log, proposer, duties, service, status, metrics)
 
 
@@ -196,7 +197,11 @@ async def run_replica(
     groups.
     """
     own, pushers = _own_tls(config), config.verifier_certificates()
-    with closing(load_signer(config)) as signer, open_data(config.data) as data:
+    ballast = Ballast(config.data, config.storage.ballast_bytes)
+    with (
+        closing(ballast.unless_full(lambda: load_signer(config))) as signer,
+        open_data(config.data, ballast) as data,
+    ):
         check_register(data.store, data.log, signer)
         if signer.quarantined:
             structlog.get_logger("run").critical("quarantined", why=signer.quarantined)
@@ -213,7 +218,10 @@ async def run_replica(
             around=around or Surroundings(),
         )
         doors = Doors(config, own, pushers, parts.service, parts.status, parts.metrics)
+        folders = (config.data, config.sign_once_register.parent)
+        space = FreeSpace(folders, config.storage.min_free_bytes, ballast)
         async with trio.open_nursery() as nursery:
+            await nursery.start(space.watch, parts.proposer, parts.metrics, parts.replica.applied.wake)
             await nursery.start(run_parts, parts)
             origin = partial(origin_of, config)
             await nursery.start(operator.serve, config.data, data.store, data.log, origin)

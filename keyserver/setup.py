@@ -23,7 +23,7 @@ from pathlib import Path
 from e2eks.v1 import types_pb2 as pb
 
 from keyserver import certificates
-from keyserver.config import Config, Epochs, Listen, load_config
+from keyserver.config import Config, Epochs, Listen, Storage, load_config
 from keyserver.files import SECRET_MODE, ConfigError, read_file, replace_file, write_new
 from keyserver.verifier_list import VerifierInfo, encode_verifier_certificates
 from kv.interface import StorageError
@@ -215,6 +215,7 @@ def _toml(plan: Plan, replica: Replica) -> str:
         replica=replica.name,
         listen=listen,
         epochs=plan.epochs,
+        storage=Storage(),
         registration=_registration_toml(plan),
     )
 
@@ -266,6 +267,10 @@ verifier_certificates = "verifiers.json"
 min_interval_ms = {epochs.min_interval_ms}
 max_interval_ms = {epochs.max_interval_ms}
 retry_interval_ms = {epochs.retry_interval_ms}
+
+[storage]
+min_free_bytes = {storage.min_free_bytes}                   # with less free space this replica only reads
+ballast_bytes = {storage.ballast_bytes}                     # kept in reserve, to start on a full disk
 
 [registration]
 {registration}

@@ -33,13 +33,16 @@ class Status:
         log: ReplicatedLog,
         clock: Clock,
         seconds: Callable[[], float] = time.monotonic,
+        held: Callable[[], str] = str,
     ) -> None:
+        """`held` says why the replica takes nothing new, or ""."""
         self._name = name
         self._replica = replica
         self._signer = signer
         self._log = log
         self._clock = clock
         self._seconds = seconds
+        self._held = held
         self._started = seconds()
         self._caught_up_at = log.status().committed_index
         self._fingerprint = fingerprint(replica.machine.realm)
@@ -57,7 +60,7 @@ class Status:
             return "no epoch is signed yet"
         if self._signer.quarantined:
             return "this replica only reads: it may not sign"
-        return ""
+        return self._held()
 
     def record(self) -> dict[str, Any]:
         """The status document, schema e2eks.status/1."""

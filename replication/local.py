@@ -39,9 +39,14 @@ CACHE_BYTES = 8 * 1024 * 1024
 T = TypeVar("T")
 
 
-def open_local_log(directory: str | os.PathLike[str], public_part: PublicPart) -> "LocalLog":
-    """Open, or create, the log in a directory of its own. Blocks on the disk. Raises StorageError."""
-    store = LevelDBStore(directory, cache_bytes=CACHE_BYTES)
+def open_local_log(
+    directory: str | os.PathLike[str], public_part: PublicPart, *, create: bool = True
+) -> "LocalLog":
+    """Open the log in a directory of its own, or create it unless told not to. Blocks on the disk.
+
+    Raises StorageError.
+    """
+    store = LevelDBStore(directory, create=create, cache_bytes=CACHE_BYTES)
     try:
         return LocalLog(store, public_part)
     except BaseException:

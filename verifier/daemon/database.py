@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kv.interface import Reader, Store
+from kv.interface import Reader, StorageError, Store
 from kv.leveldb import LevelDBStore
 from verifier.crypto import hashing, signatures
 from verifier.daemon.failures import Quarantined
@@ -19,6 +19,8 @@ from verifier.signonce import RegisterMissing, SignOnceRegister
 from verifier.types import Realm
 
 OWNER = Tables.META.key(b"owner")
+VERSION = Tables.META.key(b"version")
+FORMAT = b"1"
 REKEY = (
     "This key must not sign again. Set up a new verifier with `verifier init` in another folder and have the "
     "realm list it in place of this one"
@@ -39,20 +41,30 @@ def open_database(path: Path, realm: Realm, key_id: bytes) -> Store:
 
 
 def claim(store: Store, realm: Realm, key_id: bytes) -> None:
-    """Write into an empty database whose it is; in another one, raise Quarantined unless it is the same."""
+    """Write into an empty database whose it is and in which form it is written; in another one, raise
+    Quarantined unless it is the same's, StorageError unless it has the same form.
+    """
     owner = realm.hash + key_id
     found = store.get(OWNER)
     if found is None:
         if next(iter(store.scan(*Tables.STATE.span())), None) is not None:
             raise Quarantined("the database does not say whose it is: it was not made by a verifier")
-        store.write({OWNER: owner})
-    elif found[: len(realm.hash)] != realm.hash:
+        store.write({OWNER: owner, VERSION: FORMAT})
+        return
+    version = store.get(VERSION)
+    if version != FORMAT:
+        says = "none" if version is None else repr(version.decode("ascii", "backslashreplace"))
+        raise StorageError(
+            f"the version of the verifier's database is {says}; this version of verifier reads "
+            f"{FORMAT.decode()!r} only. Run the version that wrote it. Nothing was changed"
+        )
+    if found[: len(realm.hash)] != realm.hash:
         raise Quarantined(
             "the realm file describes another realm than the database was made for: the realm hashes differ. "
             "A realm keeps its hash while addresses, TLS roots and verifiers change; get the right "
             "realm.json, or set up another verifier for the other realm"
         )
-    elif found != owner:
+    if found != owner:
         what = "the database belongs to another verifier key. Name the folder that belongs to this key"
         raise Quarantined(what)
 

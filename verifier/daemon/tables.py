@@ -6,7 +6,7 @@ from kv.tables import Kind, Table, TableSet
 class VerifierTables(TableSet):
     """What a verifier keeps to replay the next step, to answer its peers and to prove what it saw."""
 
-    META = Table(b"m", Kind.LOCAL)  # name -> whose database this is: realm hash, key id
+    META = Table(b"m", Kind.LOCAL)  # "owner" -> realm hash, key id; "version" -> of these tables
     STATE = Table(b"s", Kind.LOCAL)  # one VerifierState
     ENTRIES = Table(b"e", Kind.LOCAL)  # index -> EntryRow: the newest update of the index and its epoch
     PENDING = Table(b"p", Kind.LOCAL)  # index -> entry hash: accepted, waiting for the next head
