@@ -91,6 +91,8 @@ def _command(command: commands.Command) -> dict[str, Any]:
             details = {"verifier": hashing.key_id(public_key).hex()}
         case commands.Tick():
             details = {}
+        case commands.Erase(index, entry_hash, made):
+            details = {"index": index.hex(), "entry_hash": entry_hash.hex(), "signatures": len(made)}
         case commands.Unreadable(code):
             details = {"code": code.name}
     return {"command": type(command).__name__, **details}

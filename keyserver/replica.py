@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
+import trio
 
 from keyserver.machine import notices, step
 from keyserver.machine.codes import Code
@@ -52,6 +53,7 @@ class Replica:
         self.metrics = metrics
         self.waiters = Waiters()
         self.applied = Signal()  # AFTER every batch
+        self.writing = trio.Lock()  # a store has one writer: take it to write, on the trio thread
         self.position = load_position(store)
         self.published = Published(machine.realm, store, load_state(store, machine))
         self._names = {verifier.key_id: verifier.name for verifier in machine.realm.verifiers}
@@ -83,7 +85,8 @@ class Replica:
             refused += outcome.verdicts if outcome.refused else ()
         crash_points.reach("P8")
         for key, value in self.vrf.take_rows().items():
-            rows.put(key, value)
+            if rows.writes.get(key, value) is not None:  # not what this very batch erases
+                rows.put(key, value)
         crash_points.reach("P9")
         self.store.write(rows.writes)
         crash_points.reach("P11")
@@ -91,6 +94,11 @@ class Replica:
         return Batch(state, position, tuple(announced), tuple(refused), len(entries), seconds)
 
     # On the trio thread
+
+    async def write_beside(self, puts: Mapping[bytes, bytes | None]) -> None:
+        """Write rows that no entry of the log writes, between two batches. Raises StorageError."""
+        async with self.writing:
+            await trio.to_thread.run_sync(self.store.write, puts)
 
     def announce(self, batch: Batch) -> None:
         """Advance to what `apply` has written, and wake who waits for it."""

@@ -12,11 +12,11 @@ from typing import TypeVar
 from e2eks.v1 import client_pb2, verification_pb2
 from google.protobuf.message import DecodeError, Message
 
-from verifier import encoding, limits, realm
+from verifier import encoding, erasure, limits, realm
 from verifier.crypto import commitment
 from verifier.encoding import exact
 from verifier.errors import Malformed, Reason, Refused
-from verifier.types import Profile, QuorumExpr, Realm, SignedUpdate
+from verifier.types import Profile, QuorumExpr, Realm, Signature, SignedUpdate
 
 M = TypeVar("M", bound=Message)
 
@@ -40,6 +40,16 @@ class Update:
     nonce: bytes
     lookup: Lookup
     proof: client_pb2.RegistrationProof | None
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """`entry_hash` is that of the entry as the user knows it; signatures are by distinct keys."""
+
+    user_id: str
+    index: bytes
+    entry_hash: bytes
+    signatures: tuple[Signature, ...]
 
 
 def parse(kind: type[M], data: bytes, what: str) -> M:
@@ -102,6 +112,20 @@ def _profile(update: SignedUpdate, profile: bytes, nonce: bytes) -> Profile | No
     if commitment.commit(nonce, entry.index, entry.version, profile) != entry.profile_commitment:
         raise Refused(Reason.COMMITMENT_MISMATCH, "the entry does not commit to this profile and nonce")
     return decoded
+
+
+def decode_erase(data: bytes, of: Realm) -> Erasure:
+    """An EraseRequest. Raises Refused."""
+    message = parse(client_pb2.EraseRequest, data, "EraseRequest")
+    user_id = realm.check_user_id(message.user_id, of.domains)
+    if message.request_id:
+        exact(message.request_id, limits.REQUEST_ID_BYTES, "request id")
+    return Erasure(
+        user_id=user_id,
+        index=exact(message.index, limits.HASH_BYTES, "index"),
+        entry_hash=exact(message.entry_hash, limits.HASH_BYTES, "entry hash"),
+        signatures=erasure.check_signatures([encoding.signature_from(s) for s in message.signatures]),
+    )
 
 
 def decode_consistency(data: bytes) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from keyserver.machine.codes import invariant
-from keyserver.machine.tables import Tables
+from keyserver.machine.rows import vrf_cache_key
 from kv.interface import Reader
 from verifier.errors import Reason, Refused
 from verifier.limits import HASH_BYTES, VRF_PROOF_BYTES
@@ -143,7 +143,7 @@ class VrfCache:
 
 def cache_key(user_id: str) -> bytes:
     """The key of a name's row."""
-    return Tables.VRF_CACHE.key(user_id.encode("ascii"))
+    return vrf_cache_key(user_id)
 
 
 def _decode(row: bytes) -> IndexProof:

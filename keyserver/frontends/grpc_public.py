@@ -16,6 +16,7 @@ def methods(service: Service) -> dict[str, Method]:
     return {
         "Lookup": Direct(lambda request, caller: service.lookup(request, caller.address)),
         "Update": Crossing(lambda request, caller: service.update(request, caller.address)),
+        "Erase": Crossing(lambda request, caller: service.erase(request, caller.address)),
         "GetRealm": Direct(lambda request, _: service.get_realm(request)),
         "Consistency": Direct(lambda request, _: service.consistency(request)),
         "PolicyHeads": Pages(lambda request, _: service.policy_heads(request)),

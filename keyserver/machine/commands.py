@@ -14,11 +14,11 @@ from e2eks.v1 import command_pb2 as pb
 from e2eks.v1 import types_pb2
 
 from keyserver.machine.codes import CODE_OF, Code
-from verifier import encoding, limits
+from verifier import encoding, erasure, limits
 from verifier.crypto import hashing, signatures
 from verifier.encoding import at_most, canonical, exact
 from verifier.errors import Malformed
-from verifier.types import SignedHead, SignedUpdate
+from verifier.types import Signature, SignedHead, SignedUpdate
 
 FORMAT = 1
 # A profile with its user id, nonce and salt, and some room for their tags.
@@ -81,13 +81,22 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Erase:
+    """Forget what is private of an index. `entry_hash` is that of its current entry."""
+
+    index: bytes
+    entry_hash: bytes
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """A command that does not decode, with the verdict on it."""
 
     code: Code
 
 
-Command = SubmitUpdate | Delimiter | SignHead | AddRatification | AdmitVerifier | Tick | Unreadable
+Command = SubmitUpdate | Delimiter | SignHead | AddRatification | AdmitVerifier | Tick | Erase | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +223,8 @@ def encode_command(command: Command) -> bytes:
             wire = pb.Command(admit_verifier=pb.AdmitVerifier(public_key=key))
         case Tick():
             wire = pb.Command(tick=pb.Tick())
+        case Erase():
+            wire = pb.Command(erase=_erase_message(command))
         case Unreadable():
             raise ValueError("an unreadable command has no bytes")
     return canonical(wire)
@@ -229,6 +240,11 @@ def _submit_message(command: SubmitUpdate) -> pb.SubmitUpdate:
         ],
         proof_id=command.proof_id,
     )
+
+
+def _erase_message(command: Erase) -> pb.Erase:
+    made = [types_pb2.Signature(key_id=s.key_id, signature=s.signature) for s in command.signatures]
+    return pb.Erase(index=command.index, entry_hash=command.entry_hash, signatures=made)
 
 
 def _command_from(message: pb.Command) -> Command:
@@ -296,6 +312,14 @@ def _tick_from(_: pb.Tick) -> Tick:
     return Tick()
 
 
+def _erase_from(message: pb.Erase) -> Erase:
+    return Erase(
+        index=exact(message.index, limits.HASH_BYTES, "index"),
+        entry_hash=exact(message.entry_hash, limits.HASH_BYTES, "entry hash"),
+        signatures=erasure.check_signatures([encoding.signature_from(s) for s in message.signatures]),
+    )
+
+
 _DECODERS: Final[Mapping[str, Callable[[Any], Command]]] = {
     "submit_update": _submit_from,
     "delimiter": _delimiter_from,
@@ -303,6 +327,7 @@ _DECODERS: Final[Mapping[str, Callable[[Any], Command]]] = {
     "add_ratification": _ratification_from,
     "admit_verifier": _admit_from,
     "tick": _tick_from,
+    "erase": _erase_from,
 }
 
 

@@ -11,6 +11,7 @@ from keyserver.machine.tables import Tables
 from kv.interface import Reader
 from kv.keys import u64
 from verifier import encoding, limits
+from verifier.crypto import hashing
 from verifier.encoding import canonical
 from verifier.errors import Malformed
 from verifier.types import AuthorizationPolicy, EpochHead, Ratification, SignedUpdate
@@ -45,6 +46,14 @@ def decode_entry_row(row: bytes) -> tuple[int, SignedUpdate]:
         return message.epoch, encoding.update_from(message.update)
     except Malformed as error:
         raise Halt(f"a damaged row: {error}") from error
+
+
+# Names
+
+
+def vrf_cache_key(user_id: str) -> bytes:
+    """The key of a name's row in the VRF cache: a hash, for a key cannot be erased from all files."""
+    return Tables.VRF_CACHE.key(hashing.tagged("e2eks/1/vrf-cache", user_id.encode("utf-8")))
 
 
 # Heads

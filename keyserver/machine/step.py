@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from keyserver.machine import commands, digest, epochs, ratifications, updates
+from keyserver.machine import commands, digest, epochs, erasure, ratifications, updates
 from keyserver.machine.codes import Code, Halt, invariant
 from keyserver.machine.commands import Command, Delimiter, LogEntry
 from keyserver.machine.notices import CommandDecided, Notice
@@ -43,6 +43,7 @@ class Reject:
     """The entry changes nothing but the position."""
 
     code: Code
+    local_writes: Writes = field(default_factory=dict)  # and what becomes of its private parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def apply(
     public = commands.public_part(payload)
     if isinstance(outcome, Reject):
         reached = _position(position, public, digest.refused_verdict(outcome.code), {})
-        writes: Writes = {Tables.APPLIED.key(): encode_position(reached)}
+        writes: Writes = {**outcome.local_writes, Tables.APPLIED.key(): encode_position(reached)}
         return Outcome(state, reached, writes, verdicts=(outcome.code,), refused=True)
     verdicts = digest.applied_verdicts(outcome.verdicts)
     reached = _position(position, public, verdicts, outcome.writes)
@@ -106,9 +107,9 @@ def step(
         return Reject(Code.BAD_ENVELOPE)
     refused = _refuse_entry(machine, state, entry)
     if refused is not None:
-        return Reject(refused)
+        return Reject(refused, erasure.useless_parts(position.index + 1, payload, entry))
     try:
-        return _apply_commands(Overlay(reader), machine, state, position, entry)
+        return _apply_commands(Overlay(reader), machine, state, position, entry, payload)
     except StorageError as error:
         raise Halt(f"storage failed at log index {position.index + 1}: {error}") from error
 
@@ -129,23 +130,34 @@ def _refuse_entry(machine: Machine, state: ReplicaState, entry: LogEntry) -> Cod
 
 
 def _apply_commands(
-    rows: Overlay, machine: Machine, state: ReplicaState, position: Position, entry: LogEntry
+    rows: Overlay,
+    machine: Machine,
+    state: ReplicaState,
+    position: Position,
+    entry: LogEntry,
+    payload: bytes,
 ) -> Applied:
     envelope = entry.envelope
     raise_clock(rows, envelope.replica, envelope.time_ms)
     now_ms = log_time(rows, state.policy)
     notices: list[Notice] = []
     verdicts: list[Code] = []
+    used: set[int] = set()
     for number, command in enumerate(envelope.commands):
         own = Overlay(rows)
         part = entry.private_parts[number]
-        answer = _decide(Turn(machine, state, own, envelope.replica, now_ms, position, part), command)
+        turn = Turn(machine, state, own, envelope.replica, now_ms, position, part, number)
+        answer = _decide(turn, command)
         if isinstance(answer, Done):
+            if any(Tables.only(Kind.PRIVATE, own.writes).values()):
+                used.add(number)
             own.merge_into_parent()
             state = answer.state
         code, epoch, announced = _verdict(answer)
         verdicts.append(code)
         notices += (*announced, CommandDecided(envelope.command_ids[number], code, epoch))
+    for key, duty in erasure.useless_parts(position.index + 1, payload, entry, frozenset(used)).items():
+        rows.put(key, duty)
     rows.put(Tables.STATE.key(), encode_state(state))
     kinds = {kind: Tables.only(kind, rows.writes) for kind in Kind}
     return Applied(
@@ -175,6 +187,7 @@ _HANDLERS: Final[Mapping[type[Command], Callable[[Turn, Any], Answer]]] = {
     commands.SignHead: epochs.sign_head,
     commands.AddRatification: ratifications.add_ratification,
     commands.AdmitVerifier: ratifications.admit_verifier,
+    commands.Erase: erasure.erase,
     commands.Tick: lambda turn, _: Done(turn.state),
     commands.Unreadable: lambda _, command: command.code,
 }

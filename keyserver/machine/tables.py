@@ -2,7 +2,7 @@
 
 Replicated rows are equal on every replica at one log index and part of the state digest. Private rows come
 from the private parts of commands and may be blanked. Local rows are this replica's own, or derived.
-Numbers in keys are u64be.
+Numbers in keys are u64be. No key holds what may have to be erased: stores copy keys to where only they reach.
 """
 
 from kv.tables import Kind, Table, TableSet
@@ -26,11 +26,13 @@ class Tables(TableSet):
     QUOTAS = Table(b"q", Kind.REPLICATED)  # index -> QuotaRow
     CLOCKS = Table(b"t", Kind.REPLICATED)  # replica's key id -> largest time it signed into the log
     VERIFIERS = Table(b"k", Kind.REPLICATED)  # key id -> VerifierRow
+    ERASED = Table(b"e", Kind.REPLICATED)  # index -> hash of the entry that was current when it was erased
     POLICY_HEADS = Table(b"p", Kind.REPLICATED)  # epoch -> AuthorizationPolicy that its head introduced
 
     PROFILES = Table(b"P", Kind.PRIVATE)  # index, epoch -> PrivateRow
-    VRF_CACHE = Table(b"V", Kind.PRIVATE)  # user id -> index, VRF proof
+    VRF_CACHE = Table(b"V", Kind.PRIVATE)  # hash of a user id -> index, VRF proof
 
     APPLIED = Table(b"A", Kind.LOCAL)  # () -> Applied
+    BLANKING = Table(b"B", Kind.LOCAL)  # log index, part (2 bytes) -> BlankingRow: to be blanked in the log
     TREE = Table(b"T", Kind.LOCAL)  # pages of the prefix tree: verifier.merkle.tree
     HISTORY = Table(b"H", Kind.LOCAL)  # nodes of the log tree over heads: verifier.merkle.history

@@ -26,6 +26,7 @@ class Turn:
     now_ms: int  # the log's time, this entry counted
     position: Position  # BEFORE this entry: what a head of this entry carries
     private_part: bytes
+    part: int  # its number in the entry, from 0
 
     @property
     def index(self) -> int:

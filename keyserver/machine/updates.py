@@ -123,7 +123,13 @@ def _keep_private(turn: Turn, command: SubmitUpdate, epoch: int) -> None:
     entry = command.update.entry
     if contents is None or not _is_committed(entry, contents):
         return
-    row = pb.PrivateRow(user_id=contents.user_id, profile=contents.profile, nonce=contents.nonce)
+    row = pb.PrivateRow(
+        user_id=contents.user_id,
+        profile=contents.profile,
+        nonce=contents.nonce,
+        log_index=turn.index,
+        part=turn.part,
+    )
     turn.rows.put(Tables.PROFILES.key(entry.index, u64(epoch)), canonical(row))
 
 

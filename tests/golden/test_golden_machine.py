@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from workload.cast import Draft, Key, User, draft
+from workload.cast import Draft, Key, User, draft, erasure
 from workload.replica import Replica
 
 from keyserver.machine import notices, views
@@ -20,7 +20,7 @@ from keyserver.machine.tables import Tables
 
 FOLDER = Path(__file__).parent / "machine"
 NUMBER_FIRST = (Tables.REPLICA_SIGNATURES, Tables.RATIFICATIONS)
-COUNTED = (Tables.TREE, Tables.HISTORY)
+COUNTED = (Tables.TREE, Tables.HISTORY, Tables.BLANKING)
 UNTOLD = (Tables.STATE, Tables.APPLIED)  # told in words
 
 
@@ -68,6 +68,13 @@ class Transcript:
     def erased(self, name: str) -> bytes:
         return self.replica.entry(draft(self.replica.realm, self.user(name)).command)
 
+    def erase(self, name: str) -> bytes:
+        return self.replica.entry(erasure(self.replica.realm, self.user(name)))
+
+    def erase_by(self, name: str, other: str) -> bytes:
+        signers = self.user(other).keys
+        return self.replica.entry(erasure(self.replica.realm, self.user(name), signers=signers))
+
     def revoke(self, name: str) -> bytes:
         return self.submit(draft(self.replica.realm, self.user(name), revocation=True))
 
@@ -108,9 +115,9 @@ class Transcript:
 
     words: Mapping[str, Callable[..., bytes | None]] = {
         "replicas": replicas, "wait": wait, "register": register, "unendorsed": unendorsed, "update": update,
-        "unsigned": unsigned, "erased": erased, "revoke": revoke, "again": again, "tick": tick,
-        "delimit": delimit, "sign": sign, "admit": admit, "ratify": ratify, "stranger": stranger, "junk":
-        junk,
+        "unsigned": unsigned, "erased": erased, "erase": erase, "erase_by": erase_by, "revoke": revoke,
+        "again": again, "tick": tick, "delimit": delimit, "sign": sign, "admit": admit, "ratify": ratify,
+        "stranger": stranger, "junk": junk,
     }  # fmt: skip
 
 

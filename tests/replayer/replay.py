@@ -1,4 +1,4 @@
-"""The naive replayer: a log in; the state digest at every index and every head out.
+"""The naive replayer: payloads in by `replay`; `digest` after each, and `heads`, all heads as bytes, out.
 
 Imports nothing of verifier/ or keyserver/: rules that exist once are otherwise wrong once, everywhere."""
 
@@ -39,24 +39,19 @@ def signed_by(key: bytes, message: bytes, signature: bytes) -> bool:
 
 def parse(kind, data: bytes, largest: int):
     require(len(data) <= largest, TOO_LARGE)
-    try:
-        message = kind.FromString(data)
-    except DecodeError:
-        raise Refused(MALFORMED) from None
+    message = kind.FromString(data)
     message.DiscardUnknownFields()
     require(encoded(message) == data)
     return message
 
 
 class Replayer:
-    """Feed it payloads with `replay`. `digest` is D of the last, `heads` are all heads as bytes."""
-
     def __init__(self, realm: types_pb2.RealmConfig, min_interval_ms: int) -> None:
         genesis, suite = encoded(realm.genesis_policy), realm.suite.to_bytes(4, "big")
         self.hash = tagged("e2eks/1/realm", realm.realm.encode(), suite, realm.vrf_public_key, genesis)
         self.realm, self.replicas = realm.realm, self.keys_of(realm.genesis_policy, 64)
         self.majority, self.tolerated = len(self.replicas) // 2 + 1, (len(self.replicas) - 1) // 2
-        self.tables: dict[int, dict[bytes, bytes | None]] = {letter: {} for letter in b"scouwhrvliqtk"}
+        self.tables: dict[int, dict[bytes, bytes | None]] = {letter: {} for letter in b"scouwhrvliqtke"}
         self.state = state_pb2.MachineState(head_hash=self.hash, policy=realm.genesis_policy)
         self.state.min_epoch_interval_ms = min_interval_ms
         self.get = lambda key: self.tables[key[0]].get(key)
@@ -89,9 +84,7 @@ class Replayer:
     def tree_root(self, leaves: list[tuple[bytes, bytes]], depth: int = 0) -> bytes:
         if len(leaves) < 2:
             return sha256(b"\x02" + b"".join(leaves[0])).digest() if leaves else bytes(32)
-        halves: tuple[list, list] = ([], [])
-        for leaf in leaves:
-            halves[leaf[0][depth // 8] >> (7 - depth % 8) & 1].append(leaf)
+        halves = ([at for at in leaves if at[0][depth // 8] >> (7 - depth % 8) & 1 == bit] for bit in (0, 1))
         left, right = (self.tree_root(half, depth + 1) for half in halves)
         return sha256(b"\x03" + left + right).digest()
 
@@ -109,7 +102,6 @@ class Replayer:
         return [(at, self.get(at)) for at in sorted(live) if at.startswith(prefix)]
 
     def replay(self, payload: bytes) -> bytes:
-        """Apply the next payload; its verdict bytes."""
         self.writes, public, written = {}, payload, b""
         try:
             outer = parse(command_pb2.LogEntry, payload, 1 << 20)
@@ -117,13 +109,12 @@ class Replayer:
             del outer.private_parts[:]
             public = encoded(outer)
             envelope = parse(command_pb2.Envelope, outer.envelope, 1 << 20)
-            lengths = (len(envelope.replica), len(outer.signature))
-            require(1 <= len(envelope.commands) <= 1024 and lengths == (32, 64))
+            kinds = [command.WhichOneof("command") for command in envelope.commands]
+            require((len(envelope.replica), len(outer.signature)) == (32, 64) and 1 <= len(kinds) <= 1024)
             require(envelope.rules == 1, WRONG_RULES)
             require(envelope.replica in self.replicas, UNKNOWN_REPLICA)
             message = tagged("e2eks/1/log-entry", self.hash, outer.envelope)
             require(signed_by(self.replicas[envelope.replica], message, outer.signature), BAD_SIGNATURE)
-            kinds = [command.WhichOneof("command") for command in envelope.commands]
             require("delimiter" not in kinds or len(kinds) == 1, NOT_ALONE)
             self.replica, time = envelope.replica, u64(envelope.time_ms)
             if time > (self.get(b"t" + self.replica) or b""):
@@ -132,21 +123,20 @@ class Replayer:
             self.now = int.from_bytes(sorted(times, reverse=True)[self.majority - 1], "big")
             verdicts = bytes(self.command(command) for command in envelope.commands)
             self.put(b"s", encoded(self.state))
-        except Refused as refused:
-            verdicts = bytes((255, max(refused.args[0], BAD_ENVELOPE)))
+        except (Refused, DecodeError) as refused:
+            verdicts = bytes((255, max([BAD_ENVELOPE, *(c for c in refused.args if isinstance(c, int))])))
         for key, value in sorted(self.writes.items()):
             written += b"\0" + key if value is None else b"\1" + len(key).to_bytes(4, "big") + key + value
         self.index, hashes = self.index + 1, (sha256(public).digest(), verdicts, sha256(written).digest())
         self.digest = tagged("e2eks/1/state", self.digest, u64(self.index), *hashes)
         return verdicts
 
-    def command(self, wire) -> int:
-        """The verdict. Every handler checks all it has to BEFORE it changes anything."""
+    def command(self, wire) -> int:  # every handler checks all it has to BEFORE it changes anything
         kind = wire.WhichOneof("command")
         try:
             require(kind is not None, UNKNOWN_COMMAND)
             return (kind != "tick" and getattr(self, kind)(getattr(wire, kind))) or 0
-        except (Refused, CryptoError) as refused:
+        except (Refused, CryptoError, DecodeError) as refused:
             return refused.args[0] if isinstance(refused, Refused) else MALFORMED
 
     def submit_update(self, command) -> None:
@@ -181,11 +171,10 @@ class Replayer:
         require(all(self.satisfied(policy.quorum, valid) for policy in policies), NOT_AUTHORIZED)
         if registration:
             self.check_admission(command, new.index)
-        quota = state_pb2.QuotaRow.FromString(self.get(b"q" + new.index) or b"")
-        today = max(quota.day, self.now // 86_400_000)
-        used = quota.updates if quota.day == today else 0
+        quota, day = state_pb2.QuotaRow.FromString(self.get(b"q" + new.index) or b""), self.now // 86_400_000
+        used = quota.updates if quota.day >= day else 0
         require(used < 20, RATE_LIMITED)
-        self.put(b"q" + new.index, encoded(state_pb2.QuotaRow(day=today, updates=used + 1)))
+        self.put(b"q" + new.index, encoded(state_pb2.QuotaRow(day=max(day, quota.day), updates=used + 1)))
         if registration:
             self.put(b"i" + command.proof_id, u64(state.epoch + 1))
         if row:
@@ -212,17 +201,17 @@ class Replayer:
         require(self.get(b"i" + command.proof_id) is None, PROOF_REPLAYED)
 
     def delimiter(self, command) -> None:
-        state = self.state
+        state, time = self.state, command.time_ms
         require(command.epoch == state.epoch + 1, WRONG_EPOCH)
         require(state.signed_epoch == state.epoch, EPOCH_PENDING)
-        require(command.time_ms >= state.issue_time_ms + max(1, state.min_epoch_interval_ms), EARLY)
-        require(abs(command.time_ms - self.now) <= 10_000, DRIFT)
+        require(time >= state.issue_time_ms + max(1, state.min_epoch_interval_ms), EARLY)
+        require(abs(time - self.now) <= 10_000, DRIFT)
         entries = [state_pb2.EntryRow.FromString(row).update.entry for _, row in self.rows(b"c")]
         leaves = [(types_pb2.Entry.FromString(e).index, tagged("e2eks/1/entry", e)) for e in entries]
         head = types_pb2.EpochHead(realm=self.realm, epoch=command.epoch, realm_hash=self.hash, rules=1)
         head.root_hash, head.previous_head_hash = self.tree_root(leaves), state.head_hash
-        head.issue_time_ms, head.history_root = command.time_ms, self.history_root(self.heads)
-        head.state_digest, head.provenance_root = self.digest, bytes(32)
+        head.history_root, head.provenance_root = self.history_root(self.heads), bytes(32)
+        head.issue_time_ms, head.state_digest = time, self.digest
         pending, before = self.rows(b"u"), self.get(b"h" + u64(state.epoch))
         row = state_pb2.HeadRow.FromString(before or b"")  # without updates the tree keeps its version
         row.head, row.log_index = encoded(head), self.index + 1
@@ -231,7 +220,7 @@ class Replayer:
             self.put(key, None)
         self.put(b"h" + u64(command.epoch), encoded(row))
         self.heads.append(row.head)
-        state.epoch, state.issue_time_ms, state.pending_updates = command.epoch, command.time_ms, 0
+        state.epoch, state.issue_time_ms, state.pending_updates = command.epoch, time, 0
         state.head_hash = tagged("e2eks/1/epoch-head", row.head)
 
     def sign_head(self, command) -> None:
@@ -256,8 +245,7 @@ class Replayer:
             state.signed_epoch, state.parked_updates = state.epoch, 0
 
     def to_verifiers(self, **step: Message) -> None:
-        self.state.verifier_log_size += 1
-        size = self.state.verifier_log_size
+        self.state.verifier_log_size = size = self.state.verifier_log_size + 1
         self.put(b"l" + u64(size), encoded(verification_pb2.VerifierStep(index=size, **step)))
 
     def add_ratification(self, command) -> None:
@@ -268,16 +256,15 @@ class Replayer:
         signature, time_ms = made[0].signatures[0], made[0].timestamp_ms
         self.check_signatures([signature], 1)
         said, signed = parse(types_pb2.EpochHead, head, 8192), self.state.signed_epoch
-        epoch, hashes = said.epoch, (said.root_hash, said.previous_head_hash, said.history_root)
-        hashes = {len(h) for h in (*hashes, said.state_digest, said.provenance_root, said.realm_hash)}
-        require(epoch > 0 and hashes == {32})
+        hashes = [len(value) for _, value in said.ListFields() if isinstance(value, bytes)]
+        require(said.epoch > 0 and hashes == [32] * 6)
         verifier = state_pb2.VerifierRow.FromString(self.get(b"k" + signature.key_id) or b"")
         require(verifier.listed, NOT_AUTHORIZED)
-        require(epoch <= signed, EPOCH_PENDING if epoch == self.state.epoch else NO_SUCH_EPOCH)
+        require(said.epoch <= signed, EPOCH_PENDING if said.epoch == self.state.epoch else NO_SUCH_EPOCH)
         message = tagged("e2eks/1/head-verifier", head, u64(time_ms))
         require(signed_by(verifier.public_key.ed25519, message, signature.signature), BAD_SIGNATURE)
-        require(head == self.heads[epoch - 1], HEAD_MISMATCH)
-        key = b"v" + u64(epoch) + signature.key_id
+        require(head == self.heads[said.epoch - 1], HEAD_MISMATCH)
+        key = b"v" + u64(said.epoch) + signature.key_id
         require(self.get(key) is None, DUPLICATE)
         self.put(key, encoded(made[0]))
 
@@ -298,3 +285,16 @@ class Replayer:
         require(row.listed or not listed or sum(r.listed for r in rows.values()) < 64, TOO_MANY)
         kept = state_pb2.VerifierRow(public_key=row.public_key, approvals=approvals, listed=listed)
         self.put(b"k" + identity, encoded(kept))
+
+    def erase(self, command) -> None:
+        index, hashed, made = command.index, command.entry_hash, command.signatures
+        self.check_signatures(made, 32)
+        require((len(index), len(hashed)) == (32, 32))
+        rows = self.rows(b"o" + index) + self.rows(b"c" + index)
+        entries = [state_pb2.EntryRow.FromString(row).update.entry for _, row in rows]
+        require(hashed in [tagged("e2eks/1/entry", entry) for entry in entries[-1:]], VERSION_MISMATCH)
+        law = [e.update_policy for e in map(types_pb2.Entry.FromString, entries) if not e.revocation][-1]
+        keys, message = self.keys_of(law), tagged("e2eks/1/erase", self.hash, index, hashed)
+        valid = [s.key_id for s in made if signed_by(keys.get(s.key_id, bytes(32)), message, s.signature)]
+        require(self.satisfied(law.quorum, valid), NOT_AUTHORIZED)
+        self.put(b"e" + index, hashed)

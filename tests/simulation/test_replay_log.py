@@ -58,6 +58,7 @@ def test_the_log_holds_every_command_and_every_code_of_a_step(recorded: Replica)
         commands.AddRatification,
         commands.AdmitVerifier,
         commands.Tick,
+        commands.Erase,
     }
     assert set(Code) == STEP_CODES | EDGE_ONLY
 

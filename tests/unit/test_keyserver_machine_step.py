@@ -329,5 +329,5 @@ def test_a_damaged_state_row_is_a_halt(replica: Replica, row: bytes) -> None:
 def test_tables_are_of_the_kinds_that_the_digest_relies_on() -> None:
     kinds = {kind: {table.name for table in Tables.all() if table.kind is kind} for kind in Kind}
     assert kinds[Kind.PRIVATE] == {"profiles", "vrf_cache"}
-    assert kinds[Kind.LOCAL] == {"applied", "tree", "history"}
-    assert len(Tables.all()) == 19
+    assert kinds[Kind.LOCAL] == {"applied", "tree", "history", "blanking"}
+    assert len(Tables.all()) == 21

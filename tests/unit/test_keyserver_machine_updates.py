@@ -106,7 +106,7 @@ def test_update_law_the_same_entry_again_succeeds_without_writes(replica: Replic
     assert replica.submit(made) is Code.APPLIED  # still pending
     replica.close_epoch()
     before = replica.state
-    outcome = replica.commit(replica.entry(replace(made.command, endorsements=()), parts=(made.part,)))
+    outcome = replica.commit(replica.entry(replace(made.command, endorsements=())))
     assert outcome.verdicts == (Code.APPLIED,)
     assert outcome.state == before
     assert {Tables.table_of(key) for key in outcome.writes} == {Tables.STATE, Tables.APPLIED}

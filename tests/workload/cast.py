@@ -8,10 +8,11 @@ from typing import TypedDict, Unpack
 from e2eks.v1 import types_pb2 as pb
 
 from keyserver.machine import commands
-from keyserver.machine.commands import Endorsement, SubmitUpdate
+from keyserver.machine.commands import Endorsement, Erase, SubmitUpdate
 from verifier import encoding, policy
 from verifier.crypto import commitment, hashing
 from verifier.crypto.signatures import SigningKey
+from verifier.erasure import erasure_message
 from verifier.realm import realm_from
 from verifier.types import AuthorizationPolicy, QuorumExpr, Realm, Signature
 from verifier.update import update_message
@@ -154,6 +155,16 @@ def draft(realm: Realm, user: User, **changes: Unpack[Changes]) -> Draft:
     )
     command = SubmitUpdate(update, hashed, endorsed, proof_id if endorsers else b"")
     return Draft(command, commands.encode_private_part(salt, contents), entry)
+
+
+def erasure(
+    realm: Realm, user: User, *, signers: Sequence[Key] | None = None, entry_hash: bytes | None = None
+) -> Erase:
+    """What erases a user, by the user's keys and for the last accepted entry unless said otherwise."""
+    hashed = user.previous if entry_hash is None else entry_hash
+    message = erasure_message(realm.hash, user.index, hashed)
+    by = user.keys if signers is None else signers
+    return Erase(user.index, hashed, tuple(key.signature(message) for key in by))
 
 
 def endorse(

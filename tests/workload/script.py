@@ -17,7 +17,7 @@ from keyserver.machine.codes import Code
 from keyserver.machine.commands import AdmitVerifier, Delimiter, SignHead, SubmitUpdate, Tick
 from verifier import limits
 from verifier.epoch import compose_head
-from workload.cast import Changes, Draft, Key, User, derive, draft
+from workload.cast import Changes, Draft, Key, User, derive, draft, erasure
 from workload.replica import MIN_INTERVAL_MS, Replica
 
 # What no log can provoke: the edge alone gives these.
@@ -53,7 +53,8 @@ class Script:
         actions: list[Callable[[], None]] = [
             *(self.registrations,) * 2, *(self.updates,) * 3, *(self.epoch,) * 4, self.refused_registrations,
             self.refused_updates, self.revocation, self.unreadable_commands, self.refused_delimiters,
-            self.refused_signatures, self.ratifications, self.admissions, self.refused_entries, self.clocks,
+            self.refused_signatures, self.ratifications, self.erasures, self.admissions,
+            self.refused_entries, self.clocks,
         ]  # fmt: skip
         self.rng.shuffle(actions)
         for action in actions:
@@ -155,6 +156,22 @@ class Script:
             self.replica.run(again.command, later.command, bare.command)
             if self.rng.random() < 0.7:
                 self.replica.register(user, label=self.next_name())
+
+    def erasures(self) -> None:
+        user, stranger = self.some_user(), Key("stranger")
+        lawful = erasure(self.realm, user)
+        self.replica.run(
+            erasure(self.realm, user, signers=[]),
+            erasure(self.realm, user, signers=[stranger]),
+            erasure(self.realm, user, entry_hash=derive("another entry")),
+            erasure(self.realm, User.named("nobody"), entry_hash=derive("none")),
+            replace(lawful, index=self.hot.index),
+            lawful,
+            erasure(self.realm, user, signers=[stranger, *user.keys]),
+            by=self.some_replica(),
+        )
+        bad = pb.Command(erase=pb.Erase(index=user.index, entry_hash=b"short"))
+        self.replica.run(bad.SerializeToString(deterministic=True))
 
     # Heads
 

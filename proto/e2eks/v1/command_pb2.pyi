@@ -100,6 +100,7 @@ class Command(_message.Message):
     ADD_RATIFICATION_FIELD_NUMBER: _builtins.int
     ADMIT_VERIFIER_FIELD_NUMBER: _builtins.int
     TICK_FIELD_NUMBER: _builtins.int
+    ERASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submit_update(self) -> Global___SubmitUpdate: ...
     @_builtins.property
@@ -112,6 +113,8 @@ class Command(_message.Message):
     def admit_verifier(self) -> Global___AdmitVerifier: ...
     @_builtins.property
     def tick(self) -> Global___Tick: ...
+    @_builtins.property
+    def erase(self) -> Global___Erase: ...
     def __init__(
         self,
         *,
@@ -121,12 +124,13 @@ class Command(_message.Message):
         add_ratification: Global___AddRatification | None = ...,
         admit_verifier: Global___AdmitVerifier | None = ...,
         tick: Global___Tick | None = ...,
+        erase: Global___Erase | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "command", b"command", "delimiter", b"delimiter", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "command", b"command", "delimiter", b"delimiter", "erase", b"erase", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "command", b"command", "delimiter", b"delimiter", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "command", b"command", "delimiter", b"delimiter", "erase", b"erase", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["submit_update", "delimiter", "sign_head", "add_ratification", "admit_verifier", "tick"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["submit_update", "delimiter", "sign_head", "add_ratification", "admit_verifier", "tick", "erase"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -345,3 +349,34 @@ class Tick(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tick: _TypeAlias = Tick  # noqa: Y015
+
+@_typing.final
+class Erase(_message.Message):
+    """Deletes what private parts have left of an index. The public part names no user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ENTRY_HASH_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    index: _builtins.bytes
+    entry_hash: _builtins.bytes
+    """of the current entry"""
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Signature]:
+        """as in EraseRequest"""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.bytes = ...,
+        entry_hash: _builtins.bytes = ...,
+        signatures: _abc.Iterable[_types_pb2.Signature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_hash", b"entry_hash", "index", b"index", "signatures", b"signatures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Erase: _TypeAlias = Erase  # noqa: Y015

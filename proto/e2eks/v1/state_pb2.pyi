@@ -127,23 +127,54 @@ class PrivateRow(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
+    LOG_INDEX_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     profile: _builtins.bytes
     nonce: _builtins.bytes
+    log_index: _builtins.int
+    """Where the same stands in this replica's log: entry, and private part counted from 0."""
+    part: _builtins.int
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         profile: _builtins.bytes = ...,
         nonce: _builtins.bytes = ...,
+        log_index: _builtins.int = ...,
+        part: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce", "profile", b"profile", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_index", b"log_index", "nonce", b"nonce", "part", b"part", "profile", b"profile", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrivateRow: _TypeAlias = PrivateRow  # noqa: Y015
+
+@_typing.final
+class BlankingRow(_message.Message):
+    """Replica-local: a private part that is still to be blanked in this replica's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """keys of rows that held the same: their files are to be compacted"""
+
+    def __init__(
+        self,
+        *,
+        deleted: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlankingRow: _TypeAlias = BlankingRow  # noqa: Y015
 
 @_typing.final
 class HeadRow(_message.Message):
