@@ -18,6 +18,7 @@ COUNTERS: Table = {
     "vrf": ("e2eks_vrf_lookups", "VRF results, by source.", ("source",)),
     "commands": ("e2eks_commands", "Commands applied, by verdict.", ("verdict",)),
     "entries_refused": ("e2eks_entries_refused", "Log entries refused whole.", ("verdict",)),
+    "rate_limited": ("e2eks_rate_limited", "Calls refused and connections cut, by limit.", ("limit",)),
     "contradictions": ("e2eks_fork_detected", "A replica or verifier signed another head.", ()),
 }
 GAUGES: Table = {
@@ -27,6 +28,12 @@ GAUGES: Table = {
     "issue_time": ("e2eks_epoch_issue_time_seconds", "Issue time of the newest epoch, Unix time.", ()),
     "ratified": ("e2eks_ratified_epoch", "Newest epoch a verifier ratified.", ("verifier",)),
     "pending": ("e2eks_pending_updates", "Updates accepted for the next epoch.", ()),
+    "certificate_end": (
+        "e2eks_tls_certificate_not_after_seconds",
+        "When a TLS certificate ends, Unix time: the replica's own, and each verifier's that may push.",
+        ("holder",),
+    ),
+    "diagnostic": ("e2eks_diagnostic", "1 while this replica only reads, after repeated crashes.", ()),
     "free_bytes": ("e2eks_free_bytes", "Room left on the disk.", ()),
     "waiters": ("e2eks_waiting_updates", "Updates that wait for a decision.", ()),
 }

@@ -17,7 +17,7 @@ import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -34,8 +34,11 @@ IPV6_PREFIX = 64  # what one subscriber is given: single addresses of it cost no
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens a second, and tokens at once after a rest."""
 
-    per_second: float
-    at_once: float
+    per_second: Annotated[float, msgspec.Meta(gt=0)]
+    at_once: Annotated[float, msgspec.Meta(ge=1)]
+
+
+Number = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,14 +54,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_name_updates: Rate = Rate(10, 100)  # a person waits for each; the rest are retries
     index_updates: Rate = Rate(1, 20)  # signed by the index's own keys; UPDATES_PER_DAY may be spent at once
     connection_refusals: Rate = Rate(100, 1_000)  # refused or cancelled calls, then the connection is cut
-    peer_connections: int = 512  # of all listeners; more are cut
-    peer_calls_at_once: int = 1_500  # of 2,048 in all; waiting updates are most of them
-    peer_streams: int = 256  # verifiers behind one gateway, and some that reconnect
-    streams: int = 320  # each may hold one unread page twice: 40 MiB
-    request_bytes: int = 24 * 1024 * 1024  # of all calls under way; memory holds them about twice
-    peer_request_bytes: int = 16 * 1024 * 1024
-    request_timeout_ms: int = 10_000  # for a request of 256 KiB to arrive whole
-    send_timeout_ms: int = 10_000  # for the caller to take one message
+    peer_connections: Number = 512  # of all listeners; more are cut
+    peer_calls_at_once: Number = 1_500  # of 2,048 in all; waiting updates are most of them
+    peer_streams: Number = 256  # verifiers behind one gateway, and some that reconnect
+    streams: Number = 320  # each may hold one unread page twice: 40 MiB
+    request_bytes: Number = 24 * 1024 * 1024  # of all calls under way; memory holds them about twice
+    peer_request_bytes: Number = 16 * 1024 * 1024
+    request_timeout_ms: Number = 10_000  # for a request of 256 KiB to arrive whole
+    send_timeout_ms: Number = 10_000  # for the caller to take one message
 
 
 class RateLimited(Refused):
@@ -123,7 +126,7 @@ class RateLimits:
         seconds: Callable[[], float] = time.monotonic,
         observe: Callable[[str], None] = lambda _: None,
     ) -> None:
-        def buckets(name: str, what: str, capacity: int) -> Buckets[Hashable]:
+        def buckets(name: str, what: str, capacity: int) -> Buckets[Any]:
             rate: Rate = getattr(limits, name)
             return Buckets(rate, what, capacity=capacity, seconds=seconds, observe=lambda: observe(name))
 
@@ -134,7 +137,7 @@ class RateLimits:
         self._name_updates = buckets("peer_name_updates", "one address updates one name too often", names)
         self._index_updates = buckets("index_updates", "too many updates of one entry", INDEXES_REMEMBERED)
         what = "too many names that are not registered, from one address"
-        self.unknown_names = buckets("peer_unknown_names", what, networks)
+        self.unknown_names: Buckets[str] = buckets("peer_unknown_names", what, networks)
         self._refusals = buckets("connection_refusals", "too many calls refused or cancelled", networks)
 
     def call(self, peer: str) -> None:

@@ -21,6 +21,7 @@ from keyserver.machine.codes import Code, reason_of
 from keyserver.machine.commands import AddRatification, Endorsement, Erase, SubmitUpdate
 from keyserver.proposer import Clock, Proposer
 from keyserver.published import Published
+from keyserver.rate_limits import Limits, RateLimits
 from keyserver.replica import Replica
 from keyserver.signer import Signer
 from keyserver.verifier_log import VerifierLog
@@ -61,6 +62,7 @@ class Service:
         update_timeout_ms: int,
         clock: Clock,
         fresh_salt: Callable[[], bytes],
+        rates: RateLimits | None = None,
     ) -> None:
         self._replica = replica
         self._signer = signer
@@ -70,6 +72,7 @@ class Service:
         self._update_timeout = update_timeout_ms / 1000
         self._clock = clock
         self._fresh_salt = fresh_salt
+        self._rates = rates or RateLimits(Limits())
         self._pages = PageCache()
         self._verifier_log = VerifierLog(replica)
         answer = client_pb2.GetRealmResponse(realm_json=realm_json)
@@ -80,6 +83,7 @@ class Service:
     def lookup(self, request: bytes, address: str) -> bytes:
         """A LookupRequest's encoded LookupProof. Raises Refused, StorageError, Halt."""
         asked = requests.decode_lookup(request, self._realm)
+        self._rates.lookup(address, asked.user_id)
         published = self._replica.published
         chosen = published.choose(asked.quorum, asked.epoch, asked.min_epoch, self._not_before_ms())
         index, index_proof = self._replica.vrf.locate(asked.user_id, address)
@@ -134,6 +138,7 @@ class Service:
         Sending the same entry again succeeds. Raises Refused, StorageError, Halt.
         """
         asked = requests.decode_update(request, self._realm)
+        self._rates.update(address, asked.lookup.user_id)
         published = self._replica.published
         published.require_satisfiable(asked.lookup.quorum)
         user_id, entry = asked.lookup.user_id, asked.update.entry
@@ -144,6 +149,7 @@ class Service:
         until = trio.current_time() + self._update_timeout
         if change is not Change.UNCHANGED:
             command, private = self._command(asked, change)
+            self._rates.signed_update(entry.index)
             crash_points.reach("P1")
             since = await self._decide(command, private, until)
             crash_points.reach("P13")
@@ -290,13 +296,14 @@ class Service:
         row = views.verifiers(rows).get(key_id)
         if row is None or not row.listed:
             raise Refused(Reason.NOT_READY, "the replicas have not approved this verifier yet")
-        if key_id in views.signers_at(rows, head.epoch):
-            return False
         made = pushed.ratifications[0]
         message = epoch.verifier_message(head.encoded, made.timestamp_ms)
         if not signatures.verify(row.public_key.ed25519, message, made.signatures[0].signature):
             raise Refused(Reason.NOT_AUTHORIZED, "the signature on the head is not valid")
-        return True  # a validly signed head that is not ours goes to the step, which keeps it as evidence
+        # A validly signed head that is not ours goes to the step, which keeps it as evidence: above all when
+        # the verifier has signed ours before.
+        is_ours = head.encoded == views.head_at(rows, head.epoch).encoded
+        return not is_ours or key_id not in views.signers_at(rows, head.epoch)
 
     # Both
 

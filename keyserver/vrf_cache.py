@@ -8,24 +8,20 @@ rate-limited by address. Used from any thread; rows are handed to the run loop, 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from keyserver.machine.codes import invariant
 from keyserver.machine.rows import vrf_cache_key
+from keyserver.rate_limits import Buckets, Limits
 from kv.interface import Reader
-from verifier.errors import Reason, Refused
 from verifier.limits import HASH_BYTES, VRF_PROOF_BYTES
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 NAMES_REMEMBERED = 65_536  # with keys and bookkeeping some 40 MiB
-ADDRESSES_REMEMBERED = 4_096
-MISSES_PER_SECOND = 500.0  # of one address: a fifth of a core
-MISSES_AT_ONCE = 5_000.0  # a directory being read anew should not be refused
 ROWS_OWED = 10_000  # beyond it new rows are forgotten: they are only a cache
 
 Prove = Callable[[str], tuple[bytes, bytes]]
@@ -55,31 +51,6 @@ class Recent(Generic[K, V]):
             self._pairs.popitem(last=False)
 
 
-class MissLimiter:
-    """A bucket of tokens for each address. `seconds` is a monotonic clock."""
-
-    def __init__(
-        self,
-        per_second: float = MISSES_PER_SECOND,
-        at_once: float = MISSES_AT_ONCE,
-        seconds: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._per_second = per_second
-        self._at_once = at_once
-        self._seconds = seconds
-        self._buckets: Recent[str, tuple[float, float]] = Recent(ADDRESSES_REMEMBERED)
-
-    def take(self, address: str) -> None:
-        """Take a token. Raises Refused (RATE_LIMITED) when there is none."""
-        now = self._seconds()
-        tokens, since = self._buckets.get(address) or (self._at_once, now)
-        tokens = min(self._at_once, tokens + (now - since) * self._per_second)
-        if tokens < 1:
-            self._buckets.put(address, (tokens, now))
-            raise Refused(Reason.RATE_LIMITED, "too many names that are not registered; slow down")
-        self._buckets.put(address, (tokens - 1, now))
-
-
 class VrfCache:
     """Index (32 bytes) and proof (80 bytes) by user id."""
 
@@ -88,13 +59,13 @@ class VrfCache:
         reader: Reader,
         prove: Prove,
         *,
-        limiter: MissLimiter | None = None,
+        limiter: Buckets[str] | None = None,
         capacity: int = NAMES_REMEMBERED,
         observe: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self._prove = prove
-        self._limiter = limiter or MissLimiter()
+        self._limiter = Buckets(Limits().peer_unknown_names, "too many names") if limiter is None else limiter
         self._observe = observe  # told where each answer came from
         self._memory: Recent[str, IndexProof] = Recent(capacity)
         self._kept: Recent[str, bool] = Recent(capacity)  # names known to have a row, or one that is owed
@@ -113,8 +84,7 @@ class VrfCache:
             found = _decode(row)
             self._observe("table")
         else:
-            with self._lock:
-                self._limiter.take(address)
+            self._limiter.take(address)
             found = self._prove(user_id)
             self._observe("computed")
         with self._lock:

@@ -5,12 +5,13 @@ address.
 import pytest
 
 from keyserver.machine.codes import Halt
-from keyserver.vrf_cache import MissLimiter, Recent, VrfCache, cache_key
+from keyserver.rate_limits import Buckets, Rate
+from keyserver.vrf_cache import Recent, VrfCache, cache_key
 from kv.memory import MemoryStore
 from verifier.errors import Reason, Refused
 
 HERE, THERE = "ipv4:192.0.2.1", "ipv4:192.0.2.2"
-UNLIMITED = MissLimiter(per_second=1.0, at_once=1e9)
+UNLIMITED = Buckets[str](Rate(1.0, 1e9), "too many names")
 
 
 class Counted:
@@ -80,7 +81,7 @@ def test_rows_owed_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_misses_are_limited_by_address_and_hits_are_not() -> None:
     now = [0.0]
-    limiter = MissLimiter(per_second=2.0, at_once=3.0, seconds=lambda: now[0])
+    limiter = Buckets[str](Rate(2.0, 3.0), "too many names", seconds=lambda: now[0])
     names = cache(MemoryStore(), Counted(), limiter=limiter)
     for name in ("a", "b", "c"):
         names.locate(name, HERE)
