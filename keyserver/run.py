@@ -26,6 +26,7 @@ from keyserver.backup_create import origin_of
 from keyserver.config import Config, Epochs
 from keyserver.data_directory import check_register, open_data
 from keyserver.duties import Duties
+from keyserver.erasure import Blanker
 from keyserver.files import ConfigError, check_private, read_file
 from keyserver.free_space import Ballast, FreeSpace
 from keyserver.frontends import operator
@@ -59,7 +60,8 @@ def now_ms() -> int:
 async def follow(log: ReplicatedLog, replica: Replica) -> None:
     """THE loop: persist first, speak afterwards. One run of entries at a time, from this task alone."""
     async for entries in log.committed():
-        batch = await trio.to_thread.run_sync(replica.apply, entries)
+        async with replica.writing:
+            batch = await trio.to_thread.run_sync(replica.apply, entries)
         replica.announce(batch)
 
 
@@ -139,6 +141,7 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
             nursery.start_soon(follow, parts.log, parts.replica)
             nursery.start_soon(parts.proposer.run)
             nursery.start_soon(parts.duties.run)
+            nursery.start_soon(Blanker(parts.replica, parts.log).run)
             task_status.started()
     finally:
         with trio.CancelScope(shield=True):

@@ -16,9 +16,9 @@ from e2eks.v1 import client_pb2, verification_pb2
 
 from keyserver import requests
 from keyserver.admission.gate import Gate
-from keyserver.machine import commands, views
+from keyserver.machine import commands, erasure, views
 from keyserver.machine.codes import Code, reason_of
-from keyserver.machine.commands import AddRatification, Endorsement, SubmitUpdate
+from keyserver.machine.commands import AddRatification, Endorsement, Erase, SubmitUpdate
 from keyserver.proposer import Clock, Proposer
 from keyserver.published import Published
 from keyserver.rate_limits import Limits, RateLimits
@@ -35,6 +35,7 @@ from verifier.update import Change, verify_update
 
 NextPage = Callable[[], Awaitable[bytes | None]]
 
+ERASED = client_pb2.EraseResponse().SerializeToString(deterministic=True)
 PUSHED = verification_pb2.PushRatificationResponse().SerializeToString(deterministic=True)
 
 
@@ -206,7 +207,9 @@ class Service:
         )
         return proof_id, endorsement
 
-    async def _decide(self, command: SubmitUpdate | AddRatification, private: bytes, until: float) -> int:
+    async def _decide(
+        self, command: SubmitUpdate | AddRatification | Erase, private: bytes, until: float
+    ) -> int:
         """Propose, wait for the verdict; the epoch it names. Raises Refused with the verdict's reason."""
         command_id = commands.command_id(commands.encode_command(command))
         with self._replica.waiters.expect(command_id) as decision, trio.move_on_at(until):
@@ -247,6 +250,23 @@ class Service:
     def _stands(self, index: bytes, asked: requests.Update, at: int) -> bool:
         found = views.entry_at(self._replica.store, index, at)
         return found is not None and found.update.entry.hash == asked.update.entry.hash
+
+    async def erase(self, request: bytes, address: str) -> bytes:
+        """Forget what is private of the user's index, in all epochs; answers once the log has decided it.
+
+        The same again succeeds. Raises Refused, StorageError, Halt.
+        """
+        asked = requests.decode_erase(request, self._realm)
+        index, _ = self._replica.vrf.locate(asked.user_id, address)
+        if asked.index != index:
+            raise Refused(Reason.WRONG_INDEX, "the index is not that of the user id in this realm")
+        with self._replica.store.snapshot() as rows:
+            found, valid = erasure.verify(rows, self._realm.hash, index, asked.entry_hash, asked.signatures)
+        if not found.done:
+            self._proposer.require_signing()
+            until = trio.current_time() + self._update_timeout
+            await self._decide(Erase(index, asked.entry_hash, valid), b"", until)
+        return ERASED
 
     async def push_ratification(self, request: bytes, key_id: bytes | None) -> bytes:
         """Take a verifier's ratification; `key_id` is the one its certificate stands for, if it is listed.
@@ -291,7 +311,7 @@ class Service:
 
     def _proof(self, published: Published, place: Located, at: int, asked: requests.Lookup) -> bytes:
         parts = views.lookup_parts(published.reader, place.index, at, self._pages)
-        if parts.entry:
+        if parts.profile:  # of an erased name nothing is kept
             self._replica.vrf.keep(place.user_id, (place.index, place.index_proof))
         return proof_encoding.encode_lookup_proof(
             user_id=place.user_id,

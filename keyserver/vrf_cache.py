@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from keyserver.machine.codes import invariant
-from keyserver.machine.tables import Tables
+from keyserver.machine.rows import vrf_cache_key
 from keyserver.rate_limits import Buckets, Limits
 from kv.interface import Reader
 from verifier.limits import HASH_BYTES, VRF_PROOF_BYTES
@@ -113,7 +113,7 @@ class VrfCache:
 
 def cache_key(user_id: str) -> bytes:
     """The key of a name's row."""
-    return Tables.VRF_CACHE.key(user_id.encode("ascii"))
+    return vrf_cache_key(user_id)
 
 
 def _decode(row: bytes) -> IndexProof:
