@@ -196,6 +196,39 @@ def audit(
     _say(f"✓ every update and head from step 1 to {found.steps} is lawful")
 
 
+@main.command()
+@CONFIG
+@OUTPUT
+@_guarded
+def check(config_file: Path, output: str) -> None:
+    """Check the database and the sign-once register of a stopped verifier; change nothing.
+
+    Every tree page, root, head, signature and entry is computed anew. Exit code 0: all is sound. 1: there are
+    faults, each shown with its table, its key and the reason.
+
+    \b
+    Example:
+      verifier check -c v1/verifier.toml -o json
+    """
+    from verifier.daemon.check_stopped import check_stopped
+    from verifier.daemon.config import load_config
+
+    config = load_config(config_file)
+    report = check_stopped(config)
+    record = report.record() | {"realm": config.realm.name, "verifier": config.name}
+    if output == "table":
+        _show({name: value for name, value in record.items() if name != "faults"}, output)
+        for fault in record["faults"]:
+            click.echo(f"✗ {fault['table']} {fault['key'] or '-'}: {fault['reason']}")
+    else:
+        _show(record, output)
+    if not report.sound:
+        _say(f"✗ {record['faults_found']} faults. Keep this disk as it is; set the verifier up anew, with a")
+        _say("  new key, in another folder")
+        sys.exit(1)
+    _say("✓ everything fits together")
+
+
 def _progress() -> Callable[[Any], None]:
     """Lines on stderr, when it is a terminal."""
     shown = sys.stderr.isatty() and not click.get_current_context().find_root().params.get("quiet")
