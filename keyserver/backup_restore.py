@@ -19,7 +19,7 @@ from keyserver.backup import BackupDamaged, Copy, Manifest, Part
 from keyserver.check import Progress, Report, check
 from keyserver.config import Config
 from keyserver.copies import scratch_store
-from keyserver.data_directory import DATABASE
+from keyserver.data_directory import DATABASE, write_version
 from keyserver.data_directory import LOG as LOG_FOLDER
 from keyserver.files import SECRET_MODE, ConfigError, write_new
 from keyserver.machine import commands
@@ -135,6 +135,7 @@ def restore(path: Path, config: Config, now_ms: int) -> Manifest:
         write_new(draft / RESTORED, _mark(manifest, now_ms), SECRET_MODE)  # FIRST: no rows without the mark
         with opened(path) as copy:
             _fill(draft, copy)
+        write_version(draft)
         _sync_folder(draft)
         draft.rename(data)
         _sync_folder(data.parent)

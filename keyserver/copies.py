@@ -14,7 +14,7 @@ from keyserver.backup import other_rows
 from keyserver.check import LOG, STORAGE, Faults, Subject
 from keyserver.check_register import REGISTER, Recorded
 from keyserver.config import Config
-from keyserver.data_directory import DATABASE
+from keyserver.data_directory import DATABASE, VERSION, UnknownVersion, read_version
 from keyserver.data_directory import LOG as LOG_FOLDER
 from keyserver.files import ConfigError, read_secret
 from keyserver.machine import commands
@@ -62,6 +62,7 @@ def stopped_replica(config: Config) -> Iterator[Subject]:
     """
     require_data(config)
     found = Faults()
+    _check_version(config, found)
     with ExitStack() as stack:
         rows = _open(stack, config.data / DATABASE, STORAGE, found)
         log = _open(stack, config.data / LOG_FOLDER, LOG, found)
@@ -86,6 +87,14 @@ def require_data(config: Config) -> None:
         raise ConfigError(
             f"there is no database in {config.data}: the replica has not run with this configuration"
         )
+
+
+def _check_version(config: Config, found: Faults) -> None:
+    try:
+        if not read_version(config.data):
+            found.add(STORAGE, VERSION, f"the file {config.data / VERSION} is missing")
+    except UnknownVersion as error:
+        found.add(STORAGE, VERSION, str(error))
 
 
 def recorded_by(config: Config, found: Faults, *, online: bool = False) -> Recorded | None:
