@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,9 +206,17 @@ def _realm(config_file: Path, realm_file: Path | None) -> Realm:
 @config_option
 @click.option("--check", is_flag=True, help="Check everything, print the settings in effect, start nothing.")
 @click.option("--allow-split-view", is_flag=True, help="Serve although clients could be shown two histories.")
+@click.option("--leave-diagnostic", is_flag=True, help="Take part again: forget the crashes counted.")
 @output_option
-def serve(config_file: Path, check: bool, allow_split_view: bool, output: str) -> None:
-    """Run a replica until SIGTERM."""
+def serve(
+    config_file: Path, check: bool, allow_split_view: bool, leave_diagnostic: bool, output: str
+) -> None:
+    """Run a replica until SIGTERM.
+
+    It lets updates that wait get their proof; a second SIGTERM ends it at once. SIGHUP: read TLS files and
+    verifiers.json again. After 5 crashes within 10 minutes a replica only reads,
+    until it is started with --leave-diagnostic.
+    """
     import dataclasses
 
     from keyserver.config import check_files, check_split_view, load_config
@@ -222,7 +231,7 @@ def serve(config_file: Path, check: bool, allow_split_view: bool, output: str) -
         return
     from keyserver.run import serve as run_replica
 
-    run_replica(config)
+    run_replica(config, leave_diagnostic=leave_diagnostic)
 
 
 def _check(config: Config, output: str) -> None:
@@ -230,10 +239,14 @@ def _check(config: Config, output: str) -> None:
     from keyserver.admission.gate import Gate
     from keyserver.config import effective, settings_in_file
     from keyserver.signer import check_secrets
+    from keyserver.tls_files import expiring, read_credentials
 
     Gate(config.registration, config.realm)
     check_secrets(config)
-    record = effective(config)
+    ends_ms = read_credentials(config).not_after_ms()
+    for sentence in expiring(ends_ms, time.time_ns() // 1_000_000):
+        click.echo(f"! {sentence}", err=True)
+    record = effective(config) | {"certificates_end_ms": ends_ms}
     if output == "table":
         given = settings_in_file(config)
         for name, value in flat(record):

@@ -93,6 +93,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registration: _Registration = _Registration()
     limits: Limits = Limits()
     update_timeout_ms: int = 30_000
+    stop_grace_ms: int = 10_000
     allow_split_view: bool = False
 
 
@@ -142,6 +143,7 @@ class Config:
     registration: Registration
     limits: Limits
     update_timeout_ms: int
+    stop_grace_ms: int  # how long updates that wait may still get their proof after SIGTERM
     allow_split_view: bool
 
     def verifier_certificates(self) -> tuple[VerifierCertificate, ...]:
@@ -184,6 +186,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         ),
         limits=file.limits,
         update_timeout_ms=file.update_timeout_ms,
+        stop_grace_ms=file.stop_grace_ms,
         allow_split_view=file.allow_split_view,
     )
     _check(config)
@@ -239,6 +242,7 @@ def _check(config: Config) -> None:
             "storage.min_free_bytes is more than ballast_bytes, or giving up the ballast would fill the disk",
         ),
         (config.update_timeout_ms > 0, "update_timeout_ms is at least 1"),
+        (0 <= config.stop_grace_ms <= limits.DAY_MS, "stop_grace_ms is at least 0 and at most a day"),
         (config.replication == "local", 'replication is "local"; this version has no other engine'),
         (
             len(config.realm.genesis_policy.keys) == 1,
@@ -341,6 +345,7 @@ def effective(config: Config) -> dict[str, Any]:
         },
         "limits": msgspec.to_builtins(config.limits),
         "update_timeout_ms": config.update_timeout_ms,
+        "stop_grace_ms": config.stop_grace_ms,
         "allow_split_view": config.allow_split_view,
     }
 

@@ -28,6 +28,12 @@ GAUGES: Table = {
     "issue_time": ("e2eks_epoch_issue_time_seconds", "Issue time of the newest epoch, Unix time.", ()),
     "ratified": ("e2eks_ratified_epoch", "Newest epoch a verifier ratified.", ("verifier",)),
     "pending": ("e2eks_pending_updates", "Updates accepted for the next epoch.", ()),
+    "certificate_end": (
+        "e2eks_tls_certificate_not_after_seconds",
+        "When a TLS certificate ends, Unix time: the replica's own, and each verifier's that may push.",
+        ("holder",),
+    ),
+    "diagnostic": ("e2eks_diagnostic", "1 while this replica only reads, after repeated crashes.", ()),
     "free_bytes": ("e2eks_free_bytes", "Room left on the disk.", ()),
     "waiters": ("e2eks_waiting_updates", "Updates that wait for a decision.", ()),
 }

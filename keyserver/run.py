@@ -24,13 +24,14 @@ from keyserver import logs
 from keyserver.admission.gate import Gate
 from keyserver.backup_create import origin_of
 from keyserver.config import Config, Epochs
+from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import check_register, open_data
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
-from keyserver.files import ConfigError, check_private, read_file
+from keyserver.files import ConfigError
 from keyserver.free_space import Ballast, FreeSpace
 from keyserver.frontends import operator
-from keyserver.frontends.doors import Doors, TlsFiles
+from keyserver.frontends.doors import Doors
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine
 from keyserver.metrics import Metrics
@@ -38,16 +39,16 @@ from keyserver.proposer import Clock, Proposer
 from keyserver.rate_limits import Limits, RateLimits
 from keyserver.replica import Replica
 from keyserver.service import Service
+from keyserver.signals import HANDLED, Obedience
 from keyserver.signer import Signer, load_signer
 from keyserver.status import Status
+from keyserver.tls_files import read_credentials
 from keyserver.vrf_cache import VrfCache
 from kv import crash_points
 from kv.interface import StorageError, Store
 from replication.interface import ReplicatedLog
 from verifier.crypto import signatures
 from verifier.types import Realm
-
-PEM_BYTES = 256 * 1024
 
 FIRST_CAUSES = (StorageError, Halt, ConfigError)  # what a group of failures is about, if one of them is in it
 
@@ -148,17 +149,24 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
             await parts.log.stop()
 
 
-def serve(config: Config) -> None:
-    """Serve a realm until SIGTERM or SIGINT. Raises StorageError, Halt, ConfigError: the process must end
-    then.
+def serve(config: Config, *, leave_diagnostic: bool = False) -> None:
+    """Serve a realm until SIGTERM or SIGINT; `leave_diagnostic`: forget crashes that were counted.
+
+    Raises StorageError, Halt, ConfigError: the process must end then.
     """
     signatures.self_test()
     logs.configure(now_ms, config.replica_name)
     arm_crash_point()
+    counter = CrashCounter(config.data, now_ms)
+    if leave_diagnostic:
+        counter.clear()
     try:
-        trio.run(_until_told, config)
+        trio.run(_until_told, config, counter)
     except BaseExceptionGroup as group:
-        raise first_cause(group) from group
+        cause = first_cause(group)
+        if isinstance(cause, ConfigError):  # a port in use, say: refused, not crashed
+            counter.clear()
+        raise cause from group
 
 
 def arm_crash_point() -> None:
@@ -175,17 +183,17 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def _until_told(config: Config) -> None:
-    """Run everything until a signal comes; then stop everything."""
+async def _until_told(config: Config, counter: CrashCounter) -> None:
+    """Run everything until a signal comes; then drain, and stop everything."""
     logger = structlog.get_logger("run")
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*HANDLED) as signals:
         async with trio.open_nursery() as nursery:
-            running = await nursery.start(run_replica, config)
+            running = await nursery.start(partial(run_replica, counter=counter), config)
             logger.info("serving", realm=config.realm.name, ports=running.ports)
-            async for number in signals:
-                logger.info("stopping", signal=signal.Signals(number).name)
-                nursery.cancel_scope.cancel()
-                break
+            status = running.parts.status
+            told = counter.clear if not status.diagnostic else lambda: None
+            await Obedience(config, running.doors, status, now_ms, told).obey(signals)
+            nursery.cancel_scope.cancel()
     logger.info("stopped")
 
 
@@ -194,6 +202,7 @@ class Running:
     """A replica that serves, and the port of each of its listeners."""
 
     parts: Parts
+    doors: Doors
     ports: dict[str, int]
 
 
@@ -201,12 +210,14 @@ async def run_replica(
     config: Config,
     around: Surroundings | None = None,
     *,
+    counter: CrashCounter | None = None,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Open what the configuration names and serve until cancelled. Raises as `serve` does, perhaps in
-    groups.
+    """Open what the configuration names and serve until cancelled; in diagnostic mode if `counter` says so.
+
+    Raises as `serve` does, perhaps in groups.
     """
-    own, pushers = _own_tls(config), config.verifier_certificates()
+    credentials = read_credentials(config)
     ballast = Ballast(config.data, config.storage.ballast_bytes)
     with (
         closing(ballast.unless_full(lambda: load_signer(config))) as signer,
@@ -228,24 +239,31 @@ async def run_replica(
             around=around or Surroundings(),
             limits=config.limits,
         )
-        doors = Doors(config, own, pushers, parts.service, parts.status, parts.metrics)
+        doors = Doors(config, credentials, parts.service, parts.status, parts.metrics)
         folders = (config.data, config.sign_once_register.parent)
         space = FreeSpace(folders, config.storage.min_free_bytes, ballast)
         async with trio.open_nursery() as nursery:
             await nursery.start(space.watch, parts.proposer, parts.metrics, parts.replica.applied.wake)
-            await nursery.start(run_parts, parts)
-            origin = partial(origin_of, config)
-            await nursery.start(operator.serve, config.data, data.store, data.log, origin)
+            diagnostic = counter.begin() if counter else ""
+            if diagnostic:
+                await _only_read(parts, diagnostic)
+            else:
+                await nursery.start(run_parts, parts)
+                origin = partial(origin_of, config)
+                await nursery.start(operator.serve, config.data, data.store, data.log, origin)
+                if counter:
+                    nursery.start_soon(counter.clear_when_steady)
             ports = await nursery.start(doors.serve)
-            task_status.started(Running(parts, ports))
+            task_status.started(Running(parts, doors, ports))
 
 
-def _own_tls(config: Config) -> TlsFiles:
-    check_private(config.tls.key)
-    return TlsFiles(
-        certificate=read_file(config.tls.certificate, PEM_BYTES, "TLS certificate"),
-        key=read_file(config.tls.key, PEM_BYTES, "TLS key"),
-    )
+async def _only_read(parts: Parts, why: str) -> None:
+    """Diagnostic mode: nothing is applied, proposed or signed. The log is let go, for `log-dump` to open."""
+    structlog.get_logger("run").critical("diagnostic", why=why)
+    parts.signer.quarantine(why)
+    parts.status.diagnostic = why
+    parts.metrics.set("diagnostic", 1)
+    await parts.log.stop()
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

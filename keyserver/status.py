@@ -13,6 +13,7 @@ from keyserver.machine.rows import known_head_row
 from keyserver.proposer import Clock
 from keyserver.replica import Replica
 from keyserver.signer import Signer
+from keyserver.tls_files import DAY_MS
 from replication.interface import ReplicatedLog
 from verifier.realm import fingerprint
 from verifier.types import QuorumExpr
@@ -47,9 +48,16 @@ class Status:
         self._caught_up_at = log.status().committed_index
         self._fingerprint = fingerprint(replica.machine.realm)
         self.listening: Mapping[str, int] = {}  # listener -> port, once bound
+        self.certificates_ms: Mapping[str, int] = {}  # holder -> when its TLS certificate ends
+        self.stopping = False
+        self.diagnostic = ""  # why this replica takes part in nothing
 
     def not_ready(self) -> str:
         """Why callers should go elsewhere, or "" if they need not."""
+        if self.stopping:
+            return "the replica is stopping"
+        if self.diagnostic:
+            return self.diagnostic
         if not self._log.status().running:
             return "the log is not running"
         if not self.listening:
@@ -75,6 +83,7 @@ class Status:
             "ready": not reason,
             "reason": reason,
             "quarantined": self._signer.quarantined,
+            "diagnostic": bool(self.diagnostic),
             "applied_index": replica.position.index,
             "state_digest": replica.position.digest.hex(),
             "epoch": state.epoch,
@@ -84,6 +93,10 @@ class Status:
             "waiting_updates": len(replica.waiters),
             "uptime_s": round(self._seconds() - self._started, 1),
             "listening": dict(self.listening),
+            "certificates": {
+                holder: {"not_after_ms": end_ms, "days_left": (end_ms - self._clock()) // DAY_MS}
+                for holder, end_ms in self.certificates_ms.items()
+            },
             "head": self._head() if state.signed_epoch else None,
         }
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 
 import grpc.aio
 import trio
@@ -18,20 +16,13 @@ from keyserver.frontends.listeners import listen, mutual_tls, new_server, tls
 from keyserver.metrics import Metrics
 from keyserver.service import Service
 from keyserver.status import Status
-from keyserver.verifier_list import VerifierCertificate
+from keyserver.tls_files import Credentials
 
 HEALTH_LOOKS_SECONDS = 0.5  # how late the standard health service may be
+DRAIN_SECONDS_MAX = 24 * 3600.0  # never reached: who drains has a deadline of its own
 
 # Adds services to a server and returns its credentials, or None if there is nobody to serve.
 Furnish = Callable[[grpc.aio.Server, Handlers], grpc.ServerCredentials | None]
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """This replica's PEM certificate chain and key."""
-
-    certificate: bytes
-    key: bytes
 
 
 class Doors:
@@ -40,35 +31,54 @@ class Doors:
     def __init__(
         self,
         config: Config,
-        own: TlsFiles,
-        pushers: Sequence[VerifierCertificate],
+        credentials: Credentials,
         service: Service,
         status: Status,
         metrics: Metrics,
     ) -> None:
         self._listen = config.listen
-        self._own = own
-        self._pushers = pushers
         self._service = service
         self._status = status
         self._metrics = metrics
         self._ports: dict[str, int] = {}
         self._health_task: asyncio.Task[None] | None = None
+        self._edge = Edge()
+        self._handlers: Handlers | None = None
+        self._public_server: grpc.aio.Server | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self.renew(credentials)
+
+    def renew(self, credentials: Credentials) -> None:
+        """Show and believe these from the next connection on; a push counts by them from the next call on.
+
+        Those who had no push listener at the start get none now.
+        """
+        self._credentials = credentials
+        self._listed = grpc_verification.listed_keys(credentials.pushers)
+        ends_ms = self._status.certificates_ms = credentials.not_after_ms()
+        for holder, end_ms in ends_ms.items():
+            self._metrics.set("certificate_end", end_ms / 1000, holder)
+
+    async def drain(self) -> None:
+        """Take no new call of the public; return when no update waits. The other listeners go on: what the
+        callers wait for comes through them. Cancelled, it leaves the rest to the end of `serve`.
+        """
+        await self._edge.run(self._drain)
 
     async def serve(self, *, task_status: trio.TaskStatus[dict[str, int]] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; started with the ports. Raises ConfigError, or what halts."""
-        edge = Edge()
+        edge = self._edge
         async with trio.open_nursery() as nursery:
             if self._listen.http:
                 app = health.application(self._status, self._metrics)
                 self._ports["http"] = await nursery.start(health.serve, app, self._listen.http)
-            await nursery.start(edge.serve, partial(self._build, edge))
+            await nursery.start(edge.serve, self._build)
             self._status.listening = dict(self._ports)
             task_status.started(dict(self._ports))
 
-    def _build(self, edge: Edge) -> list[grpc.aio.Server]:
+    def _build(self) -> list[grpc.aio.Server]:
         """Make the gRPC servers, ports bound, inside the edge thread."""
-        handlers = Handlers(edge, self._metrics.call_ended)
+        handlers = self._handlers = Handlers(self._edge, self._metrics.call_ended)
         makers: dict[str, Furnish] = {
             "public": self._public,
             "verification": self._reading,
@@ -87,23 +97,31 @@ class Doors:
         return servers
 
     def _public(self, server: grpc.aio.Server, handlers: Handlers) -> grpc.ServerCredentials:
+        self._public_server = server
         grpc_public.add_to(server, handlers, self._service)
         told = grpc_public.Health()
         told.add_to(server)
         self._health_task = asyncio.get_running_loop().create_task(self._tell(told))
-        return tls(self._own.certificate, self._own.key)
+        return tls(lambda: self._credentials)
 
     def _reading(self, server: grpc.aio.Server, handlers: Handlers) -> grpc.ServerCredentials:
         grpc_verification.add_to(server, handlers, grpc_verification.reading(self._service))
-        return tls(self._own.certificate, self._own.key)
+        return tls(lambda: self._credentials)
 
     def _pushing(self, server: grpc.aio.Server, handlers: Handlers) -> grpc.ServerCredentials | None:
-        if not self._pushers:
+        if not self._credentials.pushers:
             return None  # nobody could push: a listener without a client certificate to trust is refused
-        methods = grpc_verification.pushing(self._service, self._pushers)
+        methods = grpc_verification.pushing(self._service, lambda: self._listed)
         grpc_verification.add_to(server, handlers, methods)
-        clients = "".join(verifier.tls_certificate_pem for verifier in self._pushers)
-        return mutual_tls(self._own.certificate, self._own.key, clients.encode("ascii"))
+        return mutual_tls(lambda: self._credentials)
+
+    async def _drain(self) -> None:
+        """In the edge thread. Closing the public listener does not wait: watchers of its health never end."""
+        if self._public_server is not None:
+            closing = self._public_server.stop(DRAIN_SECONDS_MAX)
+            self._closing = asyncio.get_running_loop().create_task(closing)
+        if self._handlers is not None:
+            await self._handlers.wait_idle()
 
     async def _tell(self, told: grpc_public.Health) -> None:
         """Keep the standard health service true, for as long as the edge's loop runs."""

@@ -39,6 +39,7 @@ class Edge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._failure: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak ones
         self._started = trio.Event()
         self._ended = trio.Event()
         self._stopping = (
@@ -126,6 +127,28 @@ class Edge:
                     await trio.to_thread.run_sync(thread.join)
         if self._failure is not None:
             raise self._failure
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` in the edge thread; returns when it has ended, or with the thread. It must not raise."""
+        ended = trio.Event()
+        loop = self._loop
+        if loop is None:
+            return
+
+        async def task() -> None:
+            try:
+                await work()
+            finally:
+                with contextlib.suppress(EdgeClosed):
+                    self._to_trio(ended.set)
+
+        def start() -> None:
+            made = loop.create_task(task())
+            self._tasks.add(made)
+            made.add_done_callback(self._tasks.discard)
+
+        _post(loop, start)
+        await ended.wait()
 
     def _halted(self, error: BaseException | None) -> None:
         self._failure = self._failure or error

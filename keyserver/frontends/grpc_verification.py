@@ -7,7 +7,7 @@ stands for the key that is listed beside it, byte for byte; being signed by some
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import grpc.aio
 
@@ -23,14 +23,18 @@ def reading(service: Service) -> dict[str, Method]:
     return {"VerifierStream": Pages(lambda request, _: service.verifier_stream(request))}
 
 
-def pushing(service: Service, listed: Iterable[VerifierCertificate]) -> dict[str, Method]:
-    """The calls of the pushing listener, for the verifiers listed."""
-    key_ids = {certificate_der(verifier.tls_certificate_pem): verifier.key_id for verifier in listed}
+def pushing(service: Service, key_ids: Callable[[], Mapping[bytes, bytes]]) -> dict[str, Method]:
+    """The calls of the pushing listener, for the verifiers that `listed_keys` gives at each call."""
 
     def push(request: bytes, caller: Caller) -> Awaitable[bytes]:
-        return service.push_ratification(request, key_ids.get(_shown(caller)))
+        return service.push_ratification(request, key_ids().get(_shown(caller)))
 
     return {"PushRatification": Crossing(push)}
+
+
+def listed_keys(listed: Iterable[VerifierCertificate]) -> dict[bytes, bytes]:
+    """Exact certificate (DER) -> key id."""
+    return {certificate_der(verifier.tls_certificate_pem): verifier.key_id for verifier in listed}
 
 
 def _shown(caller: Caller) -> bytes:

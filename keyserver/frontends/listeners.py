@@ -1,12 +1,18 @@
-"""gRPC servers on raw bytes, and how they are reached: addresses, TLS, limits of connections."""
+"""gRPC servers on raw bytes, and how they are reached: addresses, TLS, limits of connections.
+
+Certificates are asked for at each new connection, so that new ones need no restart and end no connection.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
 
 from keyserver.files import ConfigError
 from keyserver.frontends.http2_limits import CONCURRENT_CALLS, SERVER_OPTIONS
+from keyserver.tls_files import Credentials
 
 
 def new_server() -> grpc.aio.Server:
@@ -14,16 +20,45 @@ def new_server() -> grpc.aio.Server:
     return grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
 
 
-def tls(certificate: bytes, key: bytes) -> grpc.ServerCredentials:
-    """TLS with this PEM certificate chain, for any client."""
-    return grpc.ssl_server_credentials([(key, certificate)])
+def tls(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """TLS with the certificate that `current` gives, for any client."""
+    return _renewing(current, _own, clients=False)
 
 
-def mutual_tls(certificate: bytes, key: bytes, clients: bytes) -> grpc.ServerCredentials:
-    """TLS for clients that show a certificate leading to one of the PEM certificates in `clients`."""
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], root_certificates=clients, require_client_auth=True
-    )
+def mutual_tls(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """TLS for clients that show a certificate leading to one of the pushers' that `current` gives."""
+    return _renewing(current, _with_clients, clients=True)
+
+
+def _own(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    own = credentials.own
+    return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)])
+
+
+def _with_clients(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    own = credentials.own
+    roots = "".join(verifier.tls_certificate_pem for verifier in credentials.pushers).encode("ascii")
+    return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], root_certificates=roots)
+
+
+def _renewing(
+    current: Callable[[], Credentials],
+    configured: Callable[[Credentials], grpc.ServerCertificateConfiguration],
+    *,
+    clients: bool,
+) -> grpc.ServerCredentials:
+    shown = current()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Asked in gRPC's own threads, before each handshake; None = no change."""
+        nonlocal shown
+        newest = current()
+        if newest is shown:
+            return None
+        shown = newest
+        return configured(newest)
+
+    return grpc.dynamic_ssl_server_credentials(configured(shown), fetch, clients)  # type: ignore[arg-type]  # None is allowed
 
 
 def listen(server: grpc.aio.Server, name: str, address: str, credentials: grpc.ServerCredentials) -> int:

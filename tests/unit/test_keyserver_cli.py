@@ -99,7 +99,12 @@ def test_add_verifier_prints_the_new_fingerprint(keyserver: Keyserver, config: P
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Configurations a replica was started with, instead of starting one."""
     started: list[Any] = []
-    monkeypatch.setitem(sys.modules, "keyserver.run", SimpleNamespace(serve=started.append))
+
+    def serve(config: Any, *, leave_diagnostic: bool) -> None:
+        assert not leave_diagnostic
+        started.append(config)
+
+    monkeypatch.setitem(sys.modules, "keyserver.run", SimpleNamespace(serve=serve))
     return started
 
 
