@@ -35,8 +35,7 @@ class Watcher:
                 "127.0.0.1:0",
                 self.opened.store,
                 stream.realm,
-                self.folder.certificate,
-                (self.folder.path / "tls.key").read_bytes(),
+                self.opened.credentials,
                 pytest.fail,
             )
         )

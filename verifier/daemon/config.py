@@ -61,13 +61,18 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidence: str = "evidence"
     status: str = "status.json"
     listen: str = ""
+    metrics: str = ""
+    stop_grace_ms: int = 5_000
     tls: _Tls = _Tls()
     times: Times = Times()
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything a verifier is started with. `listen` "" = RatifiedHeads is not served."""
+    """Everything a verifier is started with. `listen` "" = RatifiedHeads is not served, `metrics` likewise.
+
+    After SIGTERM, ratifications that are owed are delivered once more within `stop_grace_ms`.
+    """
 
     path: Path
     name: str
@@ -79,6 +84,8 @@ class Config:
     evidence: Path
     status: Path
     listen: str
+    metrics: str
+    stop_grace_ms: int
     verification: tuple[str, ...]
     push: tuple[str, ...]
     tls_certificate: Path
@@ -94,7 +101,7 @@ def load_config(path: Path) -> Config:
     for address in (
         *file.keyserver.verification,
         *file.keyserver.push,
-        *filter(None, (file.listen,)),
+        *filter(None, (file.listen, file.metrics)),
     ):
         split_address(address, str(place))
     if not file.keyserver.verification or not file.keyserver.push:
@@ -103,6 +110,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{place}: times.retry_min_ms is at least 1 and at most retry_max_ms")
     if min(file.times.push_timeout_ms, file.times.stream_renew_ms, file.times.compare_interval_ms) < 1:
         raise ConfigError(f"{place}: every time is at least 1 ms")
+    if not 0 <= file.stop_grace_ms <= limits.DAY_MS:
+        raise ConfigError(f"{place}: stop_grace_ms is at least 0 and at most a day")
     return Config(
         path=place,
         name=file.name,
@@ -114,6 +123,8 @@ def load_config(path: Path) -> Config:
         evidence=folder / file.evidence,
         status=folder / file.status,
         listen=file.listen,
+        metrics=file.metrics,
+        stop_grace_ms=file.stop_grace_ms,
         verification=tuple(file.keyserver.verification),
         push=tuple(file.keyserver.push),
         tls_certificate=folder / file.tls.certificate,

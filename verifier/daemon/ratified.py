@@ -22,7 +22,7 @@ from verifier.daemon.failures import ConfigError, Misbehaved
 from verifier.daemon.outbox import served_head
 from verifier.daemon.state import head_at, load_state, newest_ratified
 from verifier.daemon.step import fork_with
-from verifier.daemon.transport import DETAILS_KEY, Peer
+from verifier.daemon.transport import DETAILS_KEY, Credentials, Peer
 from verifier.errors import Malformed, Reason, Refused
 from verifier.types import Realm
 
@@ -58,11 +58,13 @@ def serving(
     listen: str,
     reader: Reader,
     realm: Realm,
-    certificate: bytes,
-    key: bytes,
+    shown: Callable[[], Credentials],
     log_failure: Callable[[str], None],
 ) -> Iterator[int]:
-    """Serve RatifiedHeads at `listen` over TLS while in the context; gives the port. Raises ConfigError."""
+    """Serve RatifiedHeads at `listen` over TLS while in the context; gives the port. Raises ConfigError.
+
+    Each new connection is shown the certificate that `shown` gives at its moment.
+    """
 
     def get(request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
@@ -78,9 +80,8 @@ def serving(
     handler = grpc.method_handlers_generic_handler(SERVICE, {"Get": grpc.unary_unary_rpc_method_handler(get)})
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ratified-heads")
     server = grpc.server(pool, [handler], options=SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-    credentials = grpc.ssl_server_credentials([(key, certificate)])
     try:
-        port = server.add_secure_port(listen, credentials)
+        port = server.add_secure_port(listen, _renewing(shown))
     except RuntimeError:
         port = 0
     if port == 0:
@@ -92,6 +93,14 @@ def serving(
     finally:
         server.stop(grace=1).wait()
         pool.shutdown()
+
+
+def _renewing(shown: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        own = shown()
+        return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)])
+
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch)
 
 
 def _details(refusal: Refused) -> bytes:

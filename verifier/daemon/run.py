@@ -8,13 +8,17 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 
 import structlog
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kv import crash_points
 from kv.interface import StorageError, Store
 from verifier.crypto import signatures
+from verifier.daemon import metrics
 from verifier.daemon.config import Config
 from verifier.daemon.database import check_key, check_register, open_database, open_register
 from verifier.daemon.failures import ConfigError
@@ -22,12 +26,15 @@ from verifier.daemon.files import read_file, read_private, read_seed, refuse_whi
 from verifier.daemon.outbox import Outbox
 from verifier.daemon.ratified import serving
 from verifier.daemon.status import StatusFile
-from verifier.daemon.transport import Credentials, Keyserver, Peer, PushTarget
+from verifier.daemon.transport import Credentials, Keyserver, Peer, PushTarget, Renewable
 from verifier.daemon.watch import Daemon, Parts
 from verifier.errors import E2eksError
 from verifier.signonce import SignOnceRegister
 
 PEM_BYTES = 64 * 1024
+DAY_MS = 24 * 3_600_000
+WARN_DAYS = 30  # time to renew, and for the realm's operator to list the new certificate
+SIGNAL_EXIT = 128  # plus the number: how shells tell what ended a process
 
 log = structlog.get_logger()
 
@@ -37,20 +44,90 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def until_signalled(work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` until it ends or the process is asked to stop (SIGTERM, SIGINT)."""
-    async with trio.open_nursery() as nursery:
+class Obedience:
+    """What signals do: SIGTERM and SIGINT end the run, a second one ends the process at once, SIGHUP renews
+    the TLS files.
+    """
 
-        async def wait_for_signal() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    nursery.cancel_scope.cancel()
-                    return
+    def __init__(self, renew: Callable[[], None]) -> None:
+        self._renew = renew
+        self._working = trio.CancelScope()
 
-        nursery.start_soon(wait_for_signal)
-        await work()
-        nursery.cancel_scope.cancel()
+    async def run(
+        self, work: Callable[[], Awaitable[None]], afterwards: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Run `work` until it ends or is to stop; then, if it was stopped, `afterwards`."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._obey)
+            with self._working:
+                await work()
+            if self._working.cancelled_caught:
+                await afterwards()
+            nursery.cancel_scope.cancel()
+
+    async def _obey(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if number == signal.SIGHUP:
+                    await trio.to_thread.run_sync(self._renew)
+                elif self._working.cancel_called:
+                    log.warning("ended at once", signal=name)
+                    os._exit(SIGNAL_EXIT + number)
+                else:
+                    log.info("stopping", signal=name)
+                    self._working.cancel()
+
+
+class OwnTls:
+    """This verifier's TLS files, as they were read last; new connections use them."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError."""
+        self._config = config
+        self.renewable = Renewable(self._read())
+
+    @property
+    def end_ms(self) -> int:
+        """When the certificate ends (Unix milliseconds)."""
+        chain = x509.load_pem_x509_certificates(self.renewable.current.certificate)
+        return min(round(one.not_valid_after_utc.timestamp() * 1000) for one in chain)
+
+    def renew(self) -> None:
+        """Read the files again; if they cannot be used, the former stay in use."""
+        try:
+            self.renewable.current = self._read()
+        except ConfigError as error:
+            log.error("certificate not renewed; the former stays in use", why=str(error))
+            return
+        log.info("certificate renewed", not_after_ms=self.end_ms)
+        self.warn()
+
+    def warn(self) -> None:
+        """Say in the log when the certificate ends soon."""
+        days = (self.end_ms - unix_ms()) // DAY_MS
+        if days < WARN_DAYS:
+            log.warning("the TLS certificate ends soon. Renew it and have the realm list it", days_left=days)
+
+    def _read(self) -> Credentials:
+        config = self._config
+        read = Credentials(
+            roots="\n".join(config.realm.tls_roots_pem).encode("ascii"),
+            certificate=read_file(config.tls_certificate, PEM_BYTES, "TLS certificate"),
+            key=read_private(config.tls_key, PEM_BYTES, "TLS key"),
+        )
+        try:
+            certificate = x509.load_pem_x509_certificate(read.certificate)
+            key = load_pem_private_key(read.key, None)
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"{config.tls_certificate} and {config.tls_key} are not a PEM certificate and its key"
+            ) from None
+        if certificate.public_key() != key.public_key():
+            what = f"{config.tls_certificate} is for another key than {config.tls_key}. Replace both together"
+            raise ConfigError(what)
+        return read
 
 
 def serve(config: Config) -> None:
@@ -69,10 +146,12 @@ def serve(config: Config) -> None:
         store = open_database(config.data, config.realm, key_id)
         stack.callback(store.close)
         check_register(store, config.realm, register)
-        parts = _parts(config, store, Outbox(store, register, seed, key_id, unix_ms), key_id)
-        stack.enter_context(_front(config, store))
+        tls = OwnTls(config)
+        tls.warn()
+        parts = _parts(config, store, Outbox(store, register, seed, key_id, unix_ms), key_id, tls)
+        stack.enter_context(_front(config, store, tls))
         log.info("started", verifier=config.name, realm=config.realm.name, public_key=public_key.hex())
-        failure: Exception | None = trio.run(_outcome, Daemon(parts))
+        failure: Exception | None = trio.run(_outcome, Daemon(parts), config, tls)
     if failure is not None:
         raise failure
 
@@ -91,26 +170,42 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def _outcome(daemon: Daemon) -> Exception | None:
+async def _outcome(daemon: Daemon, config: Config, tls: OwnTls) -> Exception | None:
     """How the daemon ended, as a value: nurseries would wrap it into groups."""
     ended: list[Exception] = []
 
-    async def work() -> None:
+    async def guarded(work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await daemon.run()
+            await work()
         except (E2eksError, StorageError) as error:
             ended.append(error)
 
-    await until_signalled(work)
+    async def work() -> None:
+        async with trio.open_nursery() as nursery:
+            if config.metrics:
+                nursery.start_soon(guarded, partial(_measure, config, daemon, nursery.cancel_scope))
+            await guarded(daemon.run)
+            nursery.cancel_scope.cancel()
+
+    async def afterwards() -> None:
+        with trio.move_on_after(config.stop_grace_ms / 1000):
+            await guarded(daemon.deliver_once)
+
+    await Obedience(tls.renew).run(work, afterwards)
     return ended[0] if ended else None
 
 
-def _parts(config: Config, store: Store, outbox: Outbox, key_id: bytes) -> Parts:
-    credentials = Credentials(
-        roots="\n".join(config.realm.tls_roots_pem).encode("ascii"),
-        certificate=read_file(config.tls_certificate, PEM_BYTES, "TLS certificate"),
-        key=read_private(config.tls_key, PEM_BYTES, "TLS key"),
-    )
+async def _measure(config: Config, daemon: Daemon, ending: trio.CancelScope) -> None:
+    try:
+        listening = partial(log.info, "metrics")
+        await metrics.serve(config.metrics, daemon.standing, lambda port: listening(port=port))
+    except ConfigError:
+        ending.cancel()
+        raise
+
+
+def _parts(config: Config, store: Store, outbox: Outbox, key_id: bytes, tls: OwnTls) -> Parts:
+    credentials = tls.renewable
     others = [v for v in config.realm.verifiers if v.address and v.key_id != key_id]
     timeout_s = config.times.push_timeout_ms / 1000
     return Parts(
@@ -125,14 +220,14 @@ def _parts(config: Config, store: Store, outbox: Outbox, key_id: bytes) -> Parts
         times=config.times,
         peers=[Peer(v.name, v.address, credentials) for v in others],
         status=StatusFile(config.status, config.name),
+        certificate_end_ms=lambda: tls.end_ms,
     )
 
 
-def _front(config: Config, store: Store) -> AbstractContextManager[int]:
+def _front(config: Config, store: Store, tls: OwnTls) -> AbstractContextManager[int]:
     if not config.listen:
         return nullcontext(0)
-    certificate = read_file(config.tls_certificate, PEM_BYTES, "TLS certificate")
-    key = read_private(config.tls_key, PEM_BYTES, "TLS key")
+    shown = tls.renewable
     return serving(
-        config.listen, store, config.realm, certificate, key, lambda why: log.error("front", why=why)
+        config.listen, store, config.realm, lambda: shown.current, lambda why: log.error("front", why=why)
     )

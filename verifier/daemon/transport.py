@@ -23,6 +23,7 @@ STREAM = "/e2eks.v1.Verification/VerifierStream"
 PUSH = "/e2eks.v1.Verification/PushRatification"
 GET = "/e2eks.v1.RatifiedHeads/Get"
 DETAILS_KEY = "grpc-status-details-bin"
+SAID_CHARACTERS = 500  # of a server's own words, in which nothing stays that a terminal obeys
 
 MESSAGE_BYTES = 2 * limits.VERIFIER_STEPS_BYTES  # the steps of a message, and its framing
 GET_TIMEOUT_S = 10.0
@@ -67,6 +68,17 @@ class Credentials:
         return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
+@dataclass(slots=True)
+class Renewable:
+    """Credentials that may change while the daemon runs: connections are made with those of their moment."""
+
+    current: Credentials
+
+    def channel(self, address: str, *, mutual: bool = False) -> grpc.Channel:
+        """As Credentials.channel."""
+        return self.current.channel(address, mutual=mutual)
+
+
 class Stream:
     """VerifierSteps messages as bytes."""
 
@@ -99,7 +111,7 @@ class Keyserver:
     """A place to read the verifier log from."""
 
     address: str
-    credentials: Credentials
+    credentials: Credentials | Renewable
 
     def follow(self, start: int, *, timeout_s: float, page_size: int = 0) -> Stream:
         """The steps from `start` on; page_size 0 = and all that come. Returns before the connection
@@ -113,7 +125,7 @@ class PushTarget:
     """A place to push ratifications to."""
 
     address: str
-    credentials: Credentials
+    credentials: Credentials | Renewable
     timeout_s: float
 
     @contextlib.contextmanager
@@ -144,7 +156,7 @@ class Peer:
 
     name: str
     address: str
-    credentials: Credentials
+    credentials: Credentials | Renewable
 
     def get(self, epoch: int) -> bytes | None:
         """Its ratified head of `epoch`, 0 = its newest; None if it has none. Raises Unreachable,
@@ -170,7 +182,8 @@ def _failure(error: grpc.RpcError) -> Unreachable | CallRefused:
     code = error.code()
     if code in ANSWERS:
         return CallRefused(code.name)
-    return Unreachable(f"no answer ({code.name}: {error.details()})")
+    said = "".join(c if c.isprintable() else "?" for c in (error.details() or "")[:SAID_CHARACTERS])
+    return Unreachable(f"no answer ({code.name}: {said})")
 
 
 def _reason(error: grpc.RpcError) -> str:
@@ -182,6 +195,6 @@ def _reason(error: grpc.RpcError) -> str:
         with contextlib.suppress(DecodeError):
             for detail in status_pb2.Status.FromString(value).details:
                 info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == "e2eks" and info.reason.isascii():
+                if detail.Unpack(info) and info.domain == "e2eks" and info.reason.isprintable():
                     return str(info.reason[:64])
     return ""

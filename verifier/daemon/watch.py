@@ -89,6 +89,7 @@ class Parts:
     times: Times = field(default_factory=Times)
     peers: Sequence[Peer] = ()
     status: StatusFile | None = None
+    certificate_end_ms: Callable[[], int] = lambda: 0  # when this verifier's TLS certificate ends
 
 
 class Daemon:
@@ -116,6 +117,25 @@ class Daemon:
                     nursery.start_soon(self._guarded, loop)
         if self._failure is not None:
             raise self._failure
+
+    async def deliver_once(self) -> None:
+        """AFTER `run` was cancelled: offer what is still owed to each keyserver once. Raises as `run`."""
+        self._stopping = trio.CancelScope()
+        await self._guarded(self._offer)
+        if self._parts.status is not None:
+            await trio.to_thread.run_sync(
+                partial(self._write_status, stopped=str(self._failure or "asked to"))
+            )
+        if self._failure is not None:
+            raise self._failure
+
+    async def _offer(self) -> None:
+        for target in self._parts.targets:
+            try:
+                if await self._deliver_to(target):
+                    return
+            except Unreachable as error:
+                log.warning("ratification not delivered", keyserver=target.address, why=str(error))
 
     async def _guarded(self, loop: Callable[[], Awaitable[None]]) -> None:
         """Run a loop; its first failure ends all loops."""
@@ -284,13 +304,17 @@ class Daemon:
 
     def standing(self) -> dict[str, Any]:
         """Where this verifier stands, for `verifier status`."""
+        state, ratified = self.state, newest_ratified(self._store)
         return {
             "realm": self._realm.name,
-            "next_index": self.state.next_index,
-            "epoch": self.state.chain.epoch,
-            "head_hash": self.state.chain.head_hash.hex(),
-            "pending_updates": self.state.pending_updates,
-            "ratified_epoch": newest_ratified(self._store),
+            "next_index": state.next_index,
+            "epoch": state.chain.epoch,
+            "issue_time_ms": state.chain.issue_time_ms,
+            "lag_epochs": max(state.chain.epoch - ratified, 0),
+            "certificate_end_ms": self._parts.certificate_end_ms(),
+            "head_hash": state.chain.head_hash.hex(),
+            "pending_updates": state.pending_updates,
+            "ratified_epoch": ratified,
             "owed": len(owed_epochs(self._store, DELIVER_AT_ONCE)),
             **self._seen,
         }
