@@ -6,7 +6,7 @@ and both ways, so that tables, tree, history and verifier log are checked agains
 The sign-once register is compared with the replayed heads. Rows of the VRF cache are no result of the log:
 each is proven with the user id that the log has at its index.
 
-Scratch rows hold no private data: of a private row only the hash is kept. A damaged log ends the comparison:
+Scratch rows hold no private data: of a private row only a hash is kept. A damaged log ends the comparison:
 what the rows should be is then not known.
 """
 
@@ -33,8 +33,8 @@ from kv.interface import Reader, StorageError, Store
 from kv.keys import EVERYTHING, U64_BYTES, u64
 from kv.merge import Row
 from kv.overlay import Overlay
-from kv.tables import Kind
 from verifier.crypto import commitment
+from verifier.encoding import canonical
 from verifier.limits import HASH_BYTES
 
 SCHEMA = "e2eks.check/1"
@@ -210,8 +210,8 @@ class Replay:
         for key, value in outcome.writes.items():
             if key.startswith(Tables.PROFILES.prefix) and value is not None:
                 self._proofs.submit(parse_row(pb.PrivateRow, value).user_id)
-            private = Tables.kind_of(key) is Kind.PRIVATE and value is not None
-            self._pending.put(key, _kept(value) if private else value)
+                value = _kept(value)
+            self._pending.put(key, value)
         if len(self._pending.writes) >= ROWS_A_BATCH:
             self._write()
 
@@ -255,9 +255,9 @@ def table_name(key: bytes) -> str:
         return UNKNOWN
 
 
-def _kept(value: bytes | None) -> bytes:
-    """What scratch rows keep of a private row."""
-    return hashlib.sha256(value or b"").digest()
+def _kept(value: bytes) -> bytes:
+    """What scratch rows keep of a private row: one that the machine can read, with a hash as contents."""
+    return canonical(pb.PrivateRow(profile=hashlib.sha256(value).digest()))
 
 
 def _read(rows: Iterable[Any]) -> Iterator[Any]:
@@ -290,7 +290,7 @@ class Comparison:
             if there is None or there[0] != key:
                 self._surplus(key, value)
                 continue
-            private = Tables.kind_of(key) is Kind.PRIVATE
+            private = key.startswith(Tables.PROFILES.prefix)
             if (_kept(value) if private else value) != there[1]:
                 self._faults.add_row(key, _OTHER)
             there = next(expected, None)
