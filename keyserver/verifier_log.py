@@ -1,7 +1,7 @@
 """The verifier log as pages: read from the rows, followed as it grows.
 
 A page is read in a thread, from the rows of one moment; between two pages nothing is held, neither rows nor
-a thread, however slowly the verifier reads. Pages have at most 1 MiB.
+a thread, however slowly the verifier reads.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import trio
 
 from keyserver.machine import views
 from keyserver.replica import Replica
-from verifier import limits
 
+PAGE_BYTES = 64 * 1024  # of the 1 MiB allowed: what an unread stream holds, and some 200 updates
 STEPS_PER_PAGE = 10_000  # what a verifier decodes at once; bytes bound most pages before this does
 READERS = 4  # pages being read at one time: more would only queue at the disk
 
@@ -51,9 +51,7 @@ class VerifierLog:
         while True:
             turn = self._replica.waiters.verifier_log.turn()  # BEFORE reading
             if start <= self._replica.state.verifier_log_size:
-                read = partial(
-                    views.verifier_steps, self._replica.store, start, limits.VERIFIER_STEPS_BYTES, most
-                )
+                read = partial(views.verifier_steps, self._replica.store, start, PAGE_BYTES, most)
                 return await trio.to_thread.run_sync(read, limiter=self._readers)
             if not follow:
                 return []

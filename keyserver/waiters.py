@@ -13,7 +13,7 @@ import trio
 
 from verifier.errors import Reason, Refused
 
-WAITERS_MAX = 10_000  # each holds a task, a command id and its request: some 50 MiB in all
+WAITERS_MAX = 1_800  # of the 2,048 calls under way: lookups find room beside them
 
 
 class Signal:
