@@ -296,13 +296,14 @@ class Service:
         row = views.verifiers(rows).get(key_id)
         if row is None or not row.listed:
             raise Refused(Reason.NOT_READY, "the replicas have not approved this verifier yet")
-        if key_id in views.signers_at(rows, head.epoch):
-            return False
         made = pushed.ratifications[0]
         message = epoch.verifier_message(head.encoded, made.timestamp_ms)
         if not signatures.verify(row.public_key.ed25519, message, made.signatures[0].signature):
             raise Refused(Reason.NOT_AUTHORIZED, "the signature on the head is not valid")
-        return True  # a validly signed head that is not ours goes to the step, which keeps it as evidence
+        # A validly signed head that is not ours goes to the step, which keeps it as evidence: above all when
+        # the verifier has signed ours before.
+        is_ours = head.encoded == views.head_at(rows, head.epoch).encoded
+        return not is_ours or key_id not in views.signers_at(rows, head.epoch)
 
     # Both
 
