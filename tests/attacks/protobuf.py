@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,11 @@ class Protobuf(Surface):
         tick = command_pb2.Command(tick=command_pb2.Tick())
         message = command_pb2.Envelope(rules=1, replica=ALICE.id, time_ms=1, commands=[tick] * count)
         return message.SerializeToString(deterministic=True)
+
+    def make_realm_json_with(self, address: str = "127.0.0.1:4625", verifier: str = "") -> bytes:
+        """The realm's file with other addresses."""
+        listed = tuple(replace(known, address=verifier) for known in REALM.verifiers)
+        return realms.realm_json(replace(REALM, addresses=(address,), verifiers=listed))
 
     def make_json(self, text: str, times: int = 1) -> bytes:
         return (text * times).encode()

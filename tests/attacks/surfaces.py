@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attacks.calls import Grpc, WireSurface
 from attacks.client import ClientSurface
 from attacks.ed25519 import Ed25519
 from attacks.keyfile import Keyfile
@@ -12,6 +13,7 @@ from attacks.name import Name
 from attacks.protobuf import Protobuf
 from attacks.quorum import Quorum
 from attacks.surface import Surface
+from attacks.tls import Tls
 from attacks.verifier import VerifierSurface
 from attacks.vrf import Vrf
 
@@ -26,16 +28,21 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
     "verifier": VerifierSurface,
     "vrf": Vrf,
 }
-OVER_THE_WIRE: Mapping[str, type[Surface]] = {}
+OVER_THE_WIRE: Mapping[str, type[WireSurface]] = {
+    "grpc": Grpc,
+    "tls": Tls,
+}
 
 LEAST: Mapping[str, int] = {
     "client": 45,
     "ed25519": 30,
+    "grpc": 60,
     "keyfile": 40,
     "merkle": 45,
     "name": 20,
     "protobuf": 60,
     "quorum": 40,
+    "tls": 30,
     "verifier": 55,
     "vrf": 20,
 }
