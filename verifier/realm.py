@@ -69,13 +69,20 @@ def _name(text: str, what: str) -> str:
     return text
 
 
+def _address(text: str, what: str) -> str:
+    """Shown to people and given to the network: printable, whatever else it is."""
+    if len(text) > limits.REALM_BYTES or not all("!" <= c <= "~" for c in text):
+        raise Malformed(f"{what} is not at most {limits.REALM_BYTES} printable ASCII characters")
+    return text
+
+
 def _verifier_from(message: pb.VerifierInfo) -> Verifier:
     key = exact(message.public_key.ed25519, limits.KEY_BYTES, "a verifier's public key")
     return Verifier(
         name=_name(message.name, "a verifier's name"),
         public_key=key,
         key_id=hashing.key_id(key),
-        address=message.address,
+        address=_address(message.address, "a verifier's address"),
     )
 
 
@@ -98,7 +105,7 @@ def realm_from(message: pb.RealmConfig) -> Realm:
     return Realm(
         name=name,
         domains=tuple(_name(domain, "a domain") for domain in message.domains),
-        addresses=tuple(message.addresses),
+        addresses=tuple(_address(address, "an address") for address in message.addresses),
         vrf_public_key=vrf_public_key,
         verification_policy=verification,
         epoch_ttl_ms=message.epoch_ttl_ms,

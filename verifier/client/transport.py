@@ -28,6 +28,7 @@ ANSWER_BYTES = 2 * limits.REALM_JSON_BYTES  # the largest answer is a realm.json
 STREAM_MESSAGES = 4096  # of one streamed answer; a realm changes its replicas a few times a year
 ERROR_DOMAIN = "e2eks"
 DETAILS_KEY = "grpc-status-details-bin"
+SAID_CHARACTERS = 500  # of a server's own words; a refusal needs two lines
 
 
 class Transport(Protocol):
@@ -149,14 +150,19 @@ def _as_refusal(error: grpc.RpcError) -> Refused | None:
             info = error_details_pb2.ErrorInfo()
             known = detail.Unpack(info) and info.domain == ERROR_DOMAIN and info.reason in Reason.__members__
             if known:
-                return Refused(Reason(info.reason), str(status.message))
+                return Refused(Reason(info.reason), plain(status.message))
     except DecodeError:
         return None
     return None
 
 
 def _as_unreachable(address: str, error: grpc.RpcError) -> Unreachable:
-    return Unreachable(f"{address}: {error.code().name}: {error.details()}")
+    return Unreachable(f"{address}: {error.code().name}: {plain(error.details() or '')}")
+
+
+def plain(text: str) -> str:
+    """What a server says, on one line and without anything that a terminal obeys."""
+    return "".join(c if c.isprintable() else "?" for c in text[:SAID_CHARACTERS])
 
 
 def fetch_realm_json(address: str, timeout_s: float) -> bytes:
