@@ -9,7 +9,7 @@ from e2eks.v1 import client_pb2
 from samples import ALICE, REALM, REPLICAS, VERIFIERS, Key, make_revocation, nonce_of
 from samples.directory import Directory
 
-from verifier import encoding, update
+from verifier import encoding, erasure, update
 from verifier import policy as quorums
 from verifier import realm as realms
 from verifier.client.outcome import Unreachable
@@ -191,6 +191,21 @@ class SimulatedRealm:
                 self.close()
         return self.lookup(user_id, self._newest(address))
 
+    def _erase(self, address: str, request: bytes) -> bytes:
+        asked = client_pb2.EraseRequest.FromString(request)
+        entry, _ = self.directory.entries[asked.user_id]
+        if (asked.index, asked.entry_hash) != (entry.index, entry.hash):
+            raise Refused(Reason.VERSION_MISMATCH, "another entry")
+        known = [state[asked.user_id][0] for state in self.directory.states if asked.user_id in state]
+        law = [one.update_policy for one in (*known, entry) if one.update_policy][-1]
+        message = erasure.erasure_message(self.realm.hash, entry.index, entry.hash)
+        erasure.verify_erasure(law, message, [encoding.signature_from(made) for made in asked.signatures])
+        for state in (*self.directory.states, self.directory.entries):
+            if asked.user_id in state:
+                then, _ = state[asked.user_id]
+                state[asked.user_id], self.nonces[then.hash] = (then, b""), b""
+        return client_pb2.EraseResponse().SerializeToString()
+
     def _get_realm(self, address: str, request: bytes) -> bytes:
         answer = client_pb2.GetRealmResponse(realm_json=realms.realm_json(self.realm))
         return answer.SerializeToString(deterministic=True)
@@ -200,6 +215,7 @@ HANDLERS: dict[str, Callable[[SimulatedRealm, str, bytes], bytes]] = {
     "Lookup": SimulatedRealm._lookup,
     "Consistency": SimulatedRealm._consistency,
     "Update": SimulatedRealm._update,
+    "Erase": SimulatedRealm._erase,
     "GetRealm": SimulatedRealm._get_realm,
 }
 

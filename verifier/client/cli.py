@@ -13,6 +13,7 @@ COMMANDS = {
     "register": "Publish the first keys for USER.",
     "update": "Change the keys of USER.",
     "revoke": "End the entry of USER.",
+    "erase": "Have the keys of USER forgotten.",
     "identity": "Your own signing keys.",
     "context": "The realms you trust.",
     "ssh-authorized-keys": "Print the ssh keys of USER for sshd.",
@@ -30,7 +31,7 @@ Exit codes:
 
 def load_commands() -> dict[str, click.Command]:
     """The commands themselves, by name."""
-    from verifier.client import cli_context, cli_identity, cli_lookup, cli_update
+    from verifier.client import cli_context, cli_erase, cli_identity, cli_lookup, cli_update
 
     return {
         "lookup": cli_lookup.lookup,
@@ -38,6 +39,7 @@ def load_commands() -> dict[str, click.Command]:
         "register": cli_update.register,
         "update": cli_update.update,
         "revoke": cli_update.revoke,
+        "erase": cli_erase.erase,
         "identity": cli_identity.identity,
         "context": cli_context.context,
         "ssh-authorized-keys": cli_lookup.ssh_authorized_keys,

@@ -288,6 +288,19 @@ class Client:
         """End the user's entry; only a new registration can follow. Raises like `register`."""
         return self.submit(self.draft_revocation(user_id, signers)).result
 
+    def erase(self, user_id: str, signers: Collection[SigningKey]) -> LookupResult:
+        """Have name and keys forgotten, in every epoch; what is proven then: Erased, or Revoked.
+
+        The entry itself stays and can be updated. Raises like `register`; Refused (NOT_READY) if the server
+        says it is done and still shows the keys.
+        """
+        request = drafts.erasure(self.realm, user_id, self._current(user_id), signers, self._randomness)
+        self._first({Reason.NOT_READY}, lambda address: self._transport.call(address, "Erase", request))
+        found = self.lookup(user_id)
+        if isinstance(found, Present):
+            raise Refused(Reason.NOT_READY, "accepted, but the server that answers now still shows the keys")
+        return found
+
     def draft_registration(
         self,
         user_id: str,

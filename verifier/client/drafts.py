@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from e2eks.v1 import client_pb2
+from e2eks.v1 import types_pb2 as pb
+
 from verifier import encoding, limits, update
+from verifier import erasure as erasures
 from verifier.crypto import commitment
 from verifier.crypto.hashing import key_id
 from verifier.crypto.signatures import SigningKey
@@ -113,6 +117,32 @@ def revocation(
 def revocation_draft(user_id: str, signed: SignedUpdate, randomness: Randomness) -> Draft:
     """A revocation made before, ready to be sent."""
     return Draft(user_id, signed, b"", b"", randomness(limits.REQUEST_ID_BYTES))
+
+
+def erasure(
+    realm: Realm, user_id: str, current: Entry, signers: Collection[SigningKey], randomness: Randomness
+) -> bytes:
+    """The encoded EraseRequest for a user whose entry is `current`. Raises Refused (NOT_AUTHORIZED).
+
+    For a revoked entry all signers sign: the policy that counts is no longer in sight.
+    """
+    law = current.update_policy if not current.revocation else None
+    message = erasures.erasure_message(realm.hash, current.index, current.hash)
+    made = [
+        Signature(key_id=key_id(signer.public_key), signature=signer.sign(message))
+        for signer in signers
+        if law is None or key_id(signer.public_key) in law.keys
+    ]
+    if law is not None:
+        erasures.verify_erasure(law, message, made)
+    request = client_pb2.EraseRequest(
+        user_id=user_id,
+        index=current.index,
+        entry_hash=current.hash,
+        signatures=[pb.Signature(key_id=s.key_id, signature=s.signature) for s in made],
+        request_id=randomness(limits.REQUEST_ID_BYTES),
+    )
+    return encoding.canonical(request)
 
 
 def _signed(
