@@ -239,7 +239,7 @@ async def run_replica(
             around=around or Surroundings(),
             limits=config.limits,
         )
-        doors = Doors(config, credentials, parts.service, parts.status, parts.metrics)
+        doors = Doors(config, credentials, parts.service, parts.status, parts.metrics, parts.rates)
         folders = (config.data, config.sign_once_register.parent)
         space = FreeSpace(folders, config.storage.min_free_bytes, ballast)
         async with trio.open_nursery() as nursery:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import grpc.aio
 import trio
 
 from keyserver.config import Config
 from keyserver.frontends import grpc_public, grpc_verification, health
+from keyserver.frontends.connections import Doorkeeper
+from keyserver.frontends.crowd import Crowd
 from keyserver.frontends.edge import Edge
+from keyserver.frontends.grpc_health import Health
 from keyserver.frontends.handlers import Handlers
 from keyserver.frontends.listeners import listen, mutual_tls, new_server, tls
 from keyserver.metrics import Metrics
+from keyserver.rate_limits import RateLimits
 from keyserver.service import Service
 from keyserver.status import Status
 from keyserver.tls_files import Credentials
 
-HEALTH_LOOKS_SECONDS = 0.5  # how late the standard health service may be
+CONNECTION_LOOKS_SECONDS = 1.0  # how long a network may have too many connections
 DRAIN_SECONDS_MAX = 24 * 3600.0  # never reached: who drains has a deadline of its own
 
 # Adds services to a server and returns its credentials, or None if there is nobody to serve.
@@ -35,13 +40,16 @@ class Doors:
         service: Service,
         status: Status,
         metrics: Metrics,
+        rates: RateLimits,
     ) -> None:
         self._listen = config.listen
+        self._rates = rates
+        self._crowd = Crowd(config.limits, self._limited)
         self._service = service
         self._status = status
         self._metrics = metrics
         self._ports: dict[str, int] = {}
-        self._health_task: asyncio.Task[None] | None = None
+        self._health = Health(status.not_ready, (grpc_public.SERVICE,))
         self._edge = Edge()
         self._handlers: Handlers | None = None
         self._public_server: grpc.aio.Server | None = None
@@ -73,12 +81,14 @@ class Doors:
                 app = health.application(self._status, self._metrics)
                 self._ports["http"] = await nursery.start(health.serve, app, self._listen.http)
             await nursery.start(edge.serve, self._build)
+            nursery.start_soon(self._health.run)
+            nursery.start_soon(self._keep_doors)
             self._status.listening = dict(self._ports)
             task_status.started(dict(self._ports))
 
     def _build(self) -> list[grpc.aio.Server]:
         """Make the gRPC servers, ports bound, inside the edge thread."""
-        handlers = self._handlers = Handlers(self._edge, self._metrics.call_ended)
+        handlers = self._handlers = Handlers(self._edge, self._metrics.call_ended, self._rates, self._crowd)
         makers: dict[str, Furnish] = {
             "public": self._public,
             "verification": self._reading,
@@ -98,10 +108,7 @@ class Doors:
 
     def _public(self, server: grpc.aio.Server, handlers: Handlers) -> grpc.ServerCredentials:
         self._public_server = server
-        grpc_public.add_to(server, handlers, self._service)
-        told = grpc_public.Health()
-        told.add_to(server)
-        self._health_task = asyncio.get_running_loop().create_task(self._tell(told))
+        grpc_public.add_to(server, handlers, self._service, self._health)
         return tls(lambda: self._credentials)
 
     def _reading(self, server: grpc.aio.Server, handlers: Handlers) -> grpc.ServerCredentials:
@@ -123,8 +130,13 @@ class Doors:
         if self._handlers is not None:
             await self._handlers.wait_idle()
 
-    async def _tell(self, told: grpc_public.Health) -> None:
-        """Keep the standard health service true, for as long as the edge's loop runs."""
+    async def _keep_doors(self) -> None:
+        """Cut the connections of networks that have too many."""
+        most = self._crowd.limits.peer_connections
+        keeper = Doorkeeper(most, self._ports.values, partial(self._limited, "peer_connections"))
         while True:
-            await told.show(not self._status.not_ready())
-            await asyncio.sleep(HEALTH_LOOKS_SECONDS)
+            await trio.sleep(CONNECTION_LOOKS_SECONDS)
+            await trio.to_thread.run_sync(keeper.look)
+
+    def _limited(self, limit: str) -> None:
+        self._metrics.count("rate_limited", limit)

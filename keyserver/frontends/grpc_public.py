@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # no stubs
 
+from keyserver.frontends import grpc_health
+from keyserver.frontends.grpc_health import Health
 from keyserver.frontends.handlers import Crossing, Direct, Handlers, Method, Pages
 from keyserver.service import Service
 
@@ -23,23 +24,7 @@ def methods(service: Service) -> dict[str, Method]:
     }
 
 
-class Health:
-    """The standard health service. Made, and told, in the edge thread."""
-
-    def __init__(self) -> None:
-        self._servicer = health.aio.HealthServicer()
-
-    async def show(self, ready: bool) -> None:
-        """Say whether the replica is ready; the empty name stands for the whole process."""
-        states = health_pb2.HealthCheckResponse
-        state = states.SERVING if ready else states.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._servicer.set(name, state)
-
-    def add_to(self, server: grpc.aio.Server) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-
-
-def add_to(server: grpc.aio.Server, handlers: Handlers, service: Service) -> None:
+def add_to(server: grpc.aio.Server, handlers: Handlers, service: Service, health: Health) -> None:
     """Serve the public calls on `server`."""
-    server.add_generic_rpc_handlers((handlers.service(SERVICE, methods(service)),))
+    public = handlers.service(SERVICE, methods(service))
+    server.add_generic_rpc_handlers((public, handlers.service(grpc_health.SERVICE, health.methods())))

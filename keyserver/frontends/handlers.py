@@ -27,7 +27,7 @@ from keyserver.frontends.connections import hang_up
 from keyserver.frontends.crowd import Crowd, Readers, Visit
 from keyserver.frontends.edge import Edge, EdgeClosed
 from keyserver.machine.codes import Halt
-from keyserver.rate_limits import Limits, RateLimited, RateLimits, network_of
+from keyserver.rate_limits import RateLimited, RateLimits, network_of
 from kv.interface import StorageError
 from verifier.errors import Malformed, Reason, Refused
 
@@ -69,6 +69,10 @@ Observe = Callable[[str, str, float], None]  # method, "OK" or reason, seconds
 Work = Callable[[bytes, Caller, Visit, Any], Awaitable[bytes | None]]  # request, who, the call, its context
 
 
+class NoSuchName(Exception):
+    """The call asks for something by a name that nothing here has."""
+
+
 class Handlers:
     """Makes gRPC handlers of methods, with one way to end a call that failed.
 
@@ -76,13 +80,11 @@ class Handlers:
     and timed before its request has arrived. Callers see no difference.
     """
 
-    def __init__(
-        self, edge: Edge, observe: Observe, rates: RateLimits | None = None, crowd: Crowd | None = None
-    ) -> None:
+    def __init__(self, edge: Edge, observe: Observe, rates: RateLimits, crowd: Crowd) -> None:
         self._edge = edge
         self._observe = observe
-        self._rates = rates or RateLimits(Limits())
-        self._crowd = crowd or Crowd(Limits())
+        self._rates = rates
+        self._crowd = crowd
         self._limits = self._crowd.limits
         self._crossings = 0
         self._idle = asyncio.Event()
@@ -210,6 +212,9 @@ class Handlers:
     async def _end(self, context: Any, name: str, started: float, error: Exception) -> NoReturn:
         """End the call with the status of `error`; a storage error or Halt ends the process too."""
         refusal = None
+        if isinstance(error, NoSuchName):
+            self._observe(name, "NOT_FOUND", time.monotonic() - started)
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is nothing of this name")
         if isinstance(error, Refused):
             refusal = error
         elif isinstance(error, EdgeClosed):
