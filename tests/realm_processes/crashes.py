@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from keyserver.config import Epochs
+from keyserver.config import Epochs, Storage
 from keyserver.demo.processes import wait_until
 from keyserver.demo.stage import REPLICA
 from realm_processes.ledger import Acknowledged, Ledger, SeenSignatures
@@ -20,13 +21,27 @@ from realm_processes.load import Load, check_promises, see_ratified_heads
 from realm_processes.realm import RealmProcesses
 from verifier.signonce import SignOnceRegister
 
-END_S = 60.0
-
 
 class CrashingRealm(RealmProcesses):
     """One whose epochs are short."""
 
     epochs_plan = Epochs(min_interval_ms=100, max_interval_ms=2_000, retry_interval_ms=200)
+    storage = Storage(min_free_bytes=2_000_000, ballast_bytes=1_000_000)
+
+    def set_up(self) -> None:
+        super().set_up()
+        config = self.replica / "keyserver.toml"
+        text = config.read_text()
+        for name in Storage.__struct_fields__:
+            text = re.sub(
+                rf"^{name} = \d+", f"{name} = {getattr(self.storage, name)}", text, flags=re.MULTILINE
+            )
+        config.write_text(text)
+
+    def spawn_replica(self) -> None:
+        """Start the replica without waiting; it does not know how often it crashed before."""
+        (self.replica / "data" / "crashes.json").unlink(missing_ok=True)
+        super().spawn_replica()
 
     def spawn(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """Start a process without waiting, with these variables on top of the test's own."""
