@@ -5,11 +5,11 @@ It holds the rows of the database and the log up to their index. It never holds 
 register; it does hold the private rows, so whoever may read it reads names and profiles.
 
 The stream
-* MAGIC, then the manifest: u32be length, JSON.
+* MAGIC, then the manifest: u8 MANIFEST, u32be length, JSON.
 * Records: u8 part, u32be length and bytes of the key, u32be length and bytes of the value. The parts come in
   the order of `Part`; keys rise within a part.
 * u8 END, then the seal: u32be length, JSON with the counts of records and the SHA-256 of everything before.
-  Or u8 FAILED and a text: the replica could not read on.
+  Or, anywhere after MAGIC, u8 FAILED, u32be length and a text: the replica could not read on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import Any
 
 from keyserver.check import LOG, Faults, Subject
+from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine, load_position
 from keyserver.machine.tables import Tables
 from kv.interface import Reader, StorageError
@@ -57,6 +58,7 @@ class Part(IntEnum):
     INDEX_PROOFS = 1  # rows of the VRF cache
     LOG = 2  # u64be log index -> payload
     ROWS = 3  # all other rows of the database
+    MANIFEST = 254
     FAILED = 255
 
 
@@ -108,7 +110,8 @@ def copy_stream(origin: Origin, rows: Reader, log: ReplicatedLog, log_fault: str
     piece = bytearray()
     counts = dict.fromkeys((Part.INDEX_PROOFS, Part.LOG, Part.ROWS), 0)
     try:
-        piece += MAGIC + _framed(_manifest(origin, rows, log_fault).encode())
+        piece += MAGIC
+        piece += bytes((Part.MANIFEST,)) + _framed(_manifest(origin, rows, log_fault).encode())
         for part, (key, value) in _records(rows, log):
             counts[part] += 1
             piece += b"".join((bytes((part,)), _framed(key), _framed(value)))
@@ -116,7 +119,7 @@ def copy_stream(origin: Origin, rows: Reader, log: ReplicatedLog, log_fault: str
                 digest.update(piece)
                 yield bytes(piece)
                 piece.clear()
-    except StorageError as error:
+    except (StorageError, Halt) as error:
         yield bytes(piece) + bytes((Part.FAILED,)) + _framed(str(error).encode()[:TEXT_BYTES])
         return
     digest.update(piece)
@@ -180,6 +183,8 @@ class Copy:
         self.seal: Mapping[str, Any] = {}  # once all is read
         if self._read(len(MAGIC)) != MAGIC:
             raise BackupDamaged("this is not a backup of a keyserver, or of another version")
+        if self._tag() != Part.MANIFEST:
+            raise BackupDamaged("the backup has no manifest")
         self.manifest = _parse_manifest(self._frame(MANIFEST_BYTES, "manifest"))
 
     def records(self) -> Iterator[tuple[Part, Row]]:
@@ -219,13 +224,11 @@ class Copy:
     def _part(self, counts: Mapping[Part, int]) -> Part:
         """What comes next. At the end the seal is compared."""
         before = self._hash.hexdigest()
-        number = self._read(1)
-        if number == bytes((Part.FAILED,)):
-            raise StorageError(self._frame(TEXT_BYTES, "reason").decode("utf-8", "replace"))
-        if number and number[0] in (Part.INDEX_PROOFS, Part.LOG, Part.ROWS):
-            return Part(number[0])
-        if number != bytes((Part.END,)):
-            raise BackupDamaged("the backup ends too early" if not number else "a record of no known part")
+        number = self._tag()
+        if number in (Part.INDEX_PROOFS, Part.LOG, Part.ROWS):
+            return Part(number)
+        if number != Part.END:
+            raise BackupDamaged("the backup has a record of no known part")
         try:
             self.seal = json.loads(self._frame(TEXT_BYTES, "seal"))
             sealed = self.seal["records"], self.seal["sha256"]
@@ -236,6 +239,15 @@ class Copy:
         if self._source(1):
             raise BackupDamaged("there is something behind the end of the backup")
         return Part.END
+
+    def _tag(self) -> int:
+        """What follows. Raises StorageError where the replica gave up."""
+        number = self._read(1)
+        if not number:
+            raise BackupDamaged("the backup ends too early")
+        if number[0] == Part.FAILED:
+            raise StorageError(self._frame(TEXT_BYTES, "reason").decode("utf-8", "replace"))
+        return number[0]
 
     def _frame(self, limit: int, what: str) -> bytes:
         length = int.from_bytes(self._read(_LENGTH), "big")
