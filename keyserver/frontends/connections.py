@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
@@ -73,9 +74,12 @@ def _connected() -> Iterator[tuple[socket.socket, str, int]]:
     folder = next(name for name in DESCRIPTORS if os.path.isdir(name))
     for number in os.listdir(folder):
         try:
+            # Only a socket is duplicated: closing a duplicate of the database's LOCK would give up its lock.
+            if not stat.S_ISSOCK(os.stat(f"{folder}/{number}").st_mode):
+                continue
             found = socket.socket(fileno=os.dup(int(number)))
         except OSError:
-            continue  # closed meanwhile, or no socket
+            continue  # closed meanwhile
         with found:
             try:
                 if found.family not in (socket.AF_INET, socket.AF_INET6):
