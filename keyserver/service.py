@@ -75,6 +75,7 @@ class Service:
         self._rates = rates or RateLimits(Limits())
         self._pages = PageCache()
         self._verifier_log = VerifierLog(replica)
+        self.stopping = False  # no new update is taken; those that wait are answered
         answer = client_pb2.GetRealmResponse(realm_json=realm_json)
         self._realm_answer = answer.SerializeToString(deterministic=True)
 
@@ -132,11 +133,16 @@ class Service:
 
     # On the trio thread
 
+    def _require_staying(self) -> None:
+        if self.stopping:
+            raise Refused(Reason.NOT_READY, "this replica is stopping; ask another one, or later")
+
     async def update(self, request: bytes, address: str) -> bytes:
         """Register, update or revoke; the encoded LookupProof at the epoch that contains exactly this entry.
 
         Sending the same entry again succeeds. Raises Refused, StorageError, Halt.
         """
+        self._require_staying()
         asked = requests.decode_update(request, self._realm)
         self._rates.update(address, asked.lookup.user_id)
         published = self._replica.published
@@ -256,6 +262,7 @@ class Service:
 
         The same again succeeds. Raises Refused, StorageError, Halt.
         """
+        self._require_staying()
         asked = requests.decode_erase(request, self._realm)
         index, _ = self._replica.vrf.locate(asked.user_id, address)
         if asked.index != index:

@@ -1,7 +1,7 @@
 """What a running replica does when it is told something: SIGTERM and SIGINT end it, SIGHUP renews its TLS.
 
-Ending: callers are sent elsewhere, no new update is taken, those that wait get their proof or, when the time
-is over, NOT_READY. Epochs, verifiers and health go on meanwhile, for without them nobody would get a proof.
+Ending: it says that it is not ready, no new update is taken, those that wait get their proof or, when the
+time is over, NOT_READY. All else goes on meanwhile: without epochs and verifiers nobody would get a proof.
 A second signal ends the process at once: that is as safe as a crash, only less polite.
 """
 

@@ -24,7 +24,7 @@ from keyserver.status import Status
 from keyserver.tls_files import Credentials
 
 CONNECTION_LOOKS_SECONDS = 1.0  # how long a network may have too many connections
-DRAIN_SECONDS_MAX = 24 * 3600.0  # never reached: who drains has a deadline of its own
+LINGER_SECONDS = 1.0  # who was answered last may ask how the proof continues what it knew
 
 # Adds services to a server and returns its credentials, or None if there is nobody to serve.
 Furnish = Callable[[grpc.aio.Server, Handlers], grpc.ServerCredentials | None]
@@ -52,8 +52,6 @@ class Doors:
         self._health = Health(status.not_ready, (grpc_public.SERVICE,))
         self._edge = Edge()
         self._handlers: Handlers | None = None
-        self._public_server: grpc.aio.Server | None = None
-        self._closing: asyncio.Task[None] | None = None
         self.renew(credentials)
 
     def renew(self, credentials: Credentials) -> None:
@@ -68,9 +66,10 @@ class Doors:
             self._metrics.set("certificate_end", end_ms / 1000, holder)
 
     async def drain(self) -> None:
-        """Take no new call of the public; return when no update waits. The other listeners go on: what the
-        callers wait for comes through them. Cancelled, it leaves the rest to the end of `serve`.
+        """Take no new update; return when none waits. Everything else goes on: what callers wait for comes
+        through the other listeners. Cancelled, it leaves the rest to the end of `serve`.
         """
+        self._service.stopping = True
         await self._edge.run(self._drain)
 
     async def serve(self, *, task_status: trio.TaskStatus[dict[str, int]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -107,7 +106,6 @@ class Doors:
         return servers
 
     def _public(self, server: grpc.aio.Server, handlers: Handlers) -> grpc.ServerCredentials:
-        self._public_server = server
         grpc_public.add_to(server, handlers, self._service, self._health)
         return tls(lambda: self._credentials)
 
@@ -123,12 +121,9 @@ class Doors:
         return mutual_tls(lambda: self._credentials)
 
     async def _drain(self) -> None:
-        """In the edge thread. Closing the public listener does not wait: watchers of its health never end."""
-        if self._public_server is not None:
-            closing = self._public_server.stop(DRAIN_SECONDS_MAX)
-            self._closing = asyncio.get_running_loop().create_task(closing)
-        if self._handlers is not None:
-            await self._handlers.wait_idle()
+        """In the edge thread."""
+        if self._handlers is not None and await self._handlers.wait_idle():
+            await asyncio.sleep(LINGER_SECONDS)
 
     async def _keep_doors(self) -> None:
         """Cut the connections of networks that have too many."""

@@ -92,11 +92,13 @@ class Handlers:
         self._cuts: OrderedDict[str, float] = OrderedDict()  # connection -> when it was cut
         self._log = structlog.get_logger("edge")
 
-    async def wait_idle(self) -> None:
-        """Return when no update and no push is under way."""
+    async def wait_idle(self) -> bool:
+        """Return when no update and no push is under way, and whether one was."""
+        busy = bool(self._crossings)
         while self._crossings:
             self._idle.clear()
             await self._idle.wait()
+        return busy
 
     def service(self, name: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
         """The handler of the service `name`, e.g. "e2eks.v1.Keyserver"."""

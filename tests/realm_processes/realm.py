@@ -71,10 +71,15 @@ class RealmProcesses(Stage):
         arguments = command("verifier.daemon", "run", "-c", str(self.verifier(name) / "verifier.toml"))
         self.processes.spawn(name, arguments)
 
-    def spawn_replica(self) -> None:
-        """Start the replica without waiting."""
-        arguments = command("keyserver", "serve", "-c", str(self.replica / "keyserver.toml"))
+    def spawn_replica(self, *, counting_crashes: bool = False) -> None:
+        """Start the replica without waiting. Tests kill it more often than it would bear counting."""
+        leave = () if counting_crashes else ("--leave-diagnostic",)
+        arguments = command("keyserver", "serve", "-c", str(self.replica / "keyserver.toml"), *leave)
         self.processes.spawn(REPLICA, arguments)
+
+    def start_replica(self) -> None:
+        self.spawn_replica()
+        wait_until(self.replica_ready, REPLICA, self.processes.running[REPLICA])
 
     def kill(self, name: str) -> None:
         """SIGKILL a process, which must still run."""
