@@ -32,11 +32,11 @@ def test_no_look_leaves_a_descriptor_behind(tmp_path: Path) -> None:
 
 
 def test_a_look_does_not_give_up_the_lock_of_a_file(tmp_path: Path) -> None:
-    """POSIX drops a process's lock when any descriptor of the file is closed; LevelDB's LOCK is such a one."""
+    """POSIX drops a process's lock when any descriptor of the file is closed; LevelDB's LOCK is one."""
     path = tmp_path / "LOCK"
     path.write_bytes(b"")
     with path.open("rb+") as held:
         fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        Doorkeeper(1, lambda: []).look()
+        Doorkeeper(1, list).look()
         other = subprocess.run([sys.executable, "-c", TRY_LOCK, str(path)], capture_output=True, check=False)
     assert other.returncode != 0, "another process took the lock"
