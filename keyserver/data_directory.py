@@ -18,15 +18,17 @@ from pathlib import Path
 from keyserver.files import ConfigError, replace_file
 from keyserver.free_space import Ballast
 from keyserver.machine import commands
+from keyserver.machine.rows import head_row
 from keyserver.machine.state import load_position
 from keyserver.machine.tables import Tables
-from keyserver.signer import Signer
+from keyserver.signer import REKEY, Signer
 from kv.interface import Reader, StorageError, Store
 from kv.keys import from_u64
 from kv.leveldb import LevelDBStore
 from replication.interface import ReplicatedLog
 from replication.local import open_local_log
 from verifier import limits
+from verifier.crypto import hashing
 
 DATABASE = "db"
 LOG = "log"
@@ -120,7 +122,8 @@ def check_register(reader: Reader, log: ReplicatedLog, signer: Signer) -> None:
     """Compare the register with what it must not be ahead of, nor behind.
 
     Raises LostTail if the database or the log ends before something this replica signed. Puts the signer into
-    quarantine if the database has signatures of this replica that the register does not know.
+    quarantine if the database has signatures of this replica that the register does not know, or another head
+    than the register.
     """
     newest = signer.newest_signed()
     signed = newest_own_signature(reader, signer.key_id)
@@ -128,7 +131,7 @@ def check_register(reader: Reader, log: ReplicatedLog, signer: Signer) -> None:
         if signed:
             signer.quarantine(
                 f"the database has this replica's signature on epoch {signed}, which the sign-once register "
-                "does not know: the register is missing or old. Give this replica a new key"
+                f"does not know: the register is missing or old. {REKEY}"
             )
         return
     applied, committed = load_position(reader).index, log.status().committed_index
@@ -137,8 +140,15 @@ def check_register(reader: Reader, log: ReplicatedLog, signer: Signer) -> None:
             raise LostTail(
                 f"the {what} ends at log index {index}, but this replica signed epoch {newest.epoch} at log "
                 f"index {newest.log_index}: its newest rows are lost, or an old copy took their place. It "
-                "must not go on under this key. Restore the newest copy, or set it up anew with another key"
+                "must not go on under this key. Put the newest copy back, or give it a new key: "
+                "keyserver keys rekey -c FILE"
             )
+    head = head_row(reader, newest.epoch)
+    if head is None or hashing.head_hash(head.head) != newest.head_hash:
+        signer.quarantine(
+            f"the sign-once register holds another head of epoch {newest.epoch} than the database: they tell "
+            f"of different pasts, so another process under this key made one of them. {REKEY}"
+        )
 
 
 def newest_own_signature(reader: Reader, key_id: bytes) -> int:

@@ -50,8 +50,16 @@ class Proposal:
 class Proposer:
     """Signs and proposes what is submitted, in order. Runs on the trio thread."""
 
-    def __init__(self, log: ReplicatedLog, signer: Signer, clock: Clock) -> None:
+    def __init__(
+        self,
+        log: ReplicatedLog,
+        signer: Signer,
+        clock: Clock,
+        proposed: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        """`proposed` is told every entry BEFORE the log gets it."""
         self._log = log
+        self._proposed = proposed
         self._signer = signer
         self._clock = clock
         self._queue: deque[Proposal] = deque()
@@ -104,6 +112,7 @@ class Proposer:
                 continue
             try:
                 entry = self._sign(batch)
+                self._proposed(entry)
                 crash_points.reach("P2")
                 await self._log.propose(entry)
             except (LogOverloaded, Quarantined) as error:

@@ -16,16 +16,17 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
 
-from keyserver import logs
+from keyserver import logs, quarantine
 from keyserver.admission.gate import Gate
 from keyserver.backup_create import origin_of
 from keyserver.config import Config, Epochs
 from keyserver.crash_counter import CrashCounter
-from keyserver.data_directory import check_register, open_data
+from keyserver.data_directory import open_data
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
 from keyserver.files import ConfigError
@@ -35,6 +36,7 @@ from keyserver.frontends.doors import Doors
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine
 from keyserver.metrics import Metrics
+from keyserver.own_key import KeyWatch
 from keyserver.proposer import Clock, Proposer
 from keyserver.rate_limits import Limits, RateLimits
 from keyserver.replica import Replica
@@ -58,11 +60,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def follow(log: ReplicatedLog, replica: Replica) -> None:
+async def follow(log: ReplicatedLog, replica: Replica, watch: KeyWatch) -> None:
     """THE loop: persist first, speak afterwards. One run of entries at a time, from this task alone."""
     async for entries in log.committed():
         async with replica.writing:
             batch = await trio.to_thread.run_sync(replica.apply, entries)
+        watch.see_entries(entries)
+        watch.see_batch(batch)
         replica.announce(batch)
 
 
@@ -79,6 +83,7 @@ class Parts:
     status: Status
     metrics: Metrics
     rates: RateLimits
+    watch: KeyWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +109,9 @@ def assemble(
     gate: Gate,
     around: Surroundings,
     limits: Limits | None = None,
+    evidence: Path | None = None,
 ) -> Parts:
-    """Put a replica together upon an open store and log. Raises Halt."""
+    """Put a replica together upon an open store and log; `evidence` is a folder for it. Raises Halt."""
     metrics = Metrics()
     rates = RateLimits(
         limits or Limits(), seconds=around.seconds, observe=lambda limit: metrics.count("rate_limited", limit)
@@ -117,7 +123,9 @@ def assemble(
         observe=lambda source: metrics.count("vrf", source),
     )
     replica = Replica(Machine(realm, epochs.min_interval_ms), store, vrf, metrics)
-    proposer = Proposer(log, signer, around.clock)
+    log_end = log.status().committed_index
+    watch = KeyWatch(replica, signer, around.clock, log_end=log_end, evidence=evidence)
+    proposer = Proposer(log, signer, around.clock, watch.proposed)
     duties = Duties(replica, signer, proposer, log, epochs, around.clock, around.chance)
     service = Service(
         replica,
@@ -131,17 +139,19 @@ def assemble(
         rates=rates,
     )
     status = Status(name, replica, signer, log, around.clock, held=lambda: proposer.held)
-    return Parts(replica, signer, log, proposer, duties, service, status, metrics, rates)
+    return Parts(replica, signer, log, proposer, duties, service, status, metrics, rates, watch)
 
 
 async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Work until cancelled; the log is stopped then. Raises StorageError, Halt."""
     try:
+        await parts.watch.look()  # BEFORE anything is signed: what was signed may have been forgotten
         await parts.log.start(parts.replica.position.index + 1)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(follow, parts.log, parts.replica)
+            nursery.start_soon(follow, parts.log, parts.replica, parts.watch)
             nursery.start_soon(parts.proposer.run)
             nursery.start_soon(parts.duties.run)
+            nursery.start_soon(parts.watch.run)
             nursery.start_soon(Blanker(parts.replica, parts.log).run)
             task_status.started()
     finally:
@@ -223,7 +233,7 @@ async def run_replica(
         closing(ballast.unless_full(lambda: load_signer(config))) as signer,
         open_data(config.data, ballast) as data,
     ):
-        check_register(data.store, data.log, signer)
+        quarantine.check_start(config, data, signer)
         if signer.quarantined:
             structlog.get_logger("run").critical("quarantined", why=signer.quarantined)
         parts = assemble(
@@ -238,6 +248,7 @@ async def run_replica(
             gate=Gate(config.registration, config.realm),
             around=around or Surroundings(),
             limits=config.limits,
+            evidence=quarantine.evidence_folder(config),
         )
         doors = Doors(config, credentials, parts.service, parts.status, parts.metrics, parts.rates)
         folders = (config.data, config.sign_once_register.parent)

@@ -15,8 +15,10 @@ from kv import crash_points
 from verifier import encoding, epoch, realm
 from verifier.crypto import hashing, signatures, vrf
 from verifier.errors import E2eksError
-from verifier.signonce import RegisterCorrupt, RegisterMissing, Row, SignOnceRegister
+from verifier.signonce import RegisterCorrupt, RegisterMissing, Row, SignOnceRegister, read_rows
 from verifier.types import Realm
+
+REKEY = "Stop this replica and run: keyserver keys rekey -c FILE"  # how every quarantine ends
 
 
 class Quarantined(E2eksError):
@@ -63,6 +65,15 @@ class Signer:
     def newest_signed(self) -> Row | None:
         """The row of the largest epoch this replica has signed, as its register knows it."""
         return self._register.newest() if self._register else None
+
+    def signed(self, epoch: int) -> Row | None:
+        """The register's row of an epoch. Raises StorageError once the register has failed or is closed."""
+        return self._register.get(epoch) if self._register else None
+
+    @property
+    def floor(self) -> int:
+        """Epochs up to this one are signed only if their row is still in the register."""
+        return self._register.floor if self._register else 0
 
     def sign_envelope(self, envelope: bytes) -> bytes:
         """The signature (64 bytes) over the exact bytes of an Envelope. Raises Quarantined."""
@@ -130,7 +141,7 @@ def load_signer(config: Config) -> Signer:
     try:
         register = SignOnceRegister.open(config.sign_once_register, key_id=key_id)
     except RegisterMissing as error:
-        return Signer(config.realm, seed, vrf_seed, None, why=str(error))
+        return Signer(config.realm, seed, vrf_seed, None, why=f"{error}. {REKEY}")
     return Signer(config.realm, seed, vrf_seed, register)
 
 
@@ -143,17 +154,25 @@ def check_secrets(config: Config) -> None:
     if not config.sign_once_register.is_file():
         raise ConfigError(
             f"the sign-once register {config.sign_once_register} is missing. This replica would answer "
-            "lookups but sign nothing: it may have signed before. Give it a new key"
+            f"lookups but sign nothing: it may have signed before. {REKEY}"
         )
 
 
 def _secrets(config: Config) -> tuple[bytes, bytes, bytes]:
-    """Seeds of head key and VRF key, and the id of the head key. Raises ConfigError."""
+    """Seeds of head key and VRF key, and the id of the head key. Raises ConfigError.
+
+    A key that was not a replica's when the realm began must have a register of its own, as `keys rekey`
+    makes it: otherwise it is a file in the wrong place.
+    """
     seed, vrf_seed = read_secret(config.head_key), read_secret(config.vrf_key)
     name = config.realm.name
     if vrf.VrfKey(vrf_seed).public_key != config.realm.vrf_public_key:
         raise ConfigError(f"{config.vrf_key} is not the VRF key of realm {name}. Put the realm's key there")
     key_id = hashing.key_id(signatures.public_key(seed))
     if key_id not in config.realm.genesis_policy.keys:
-        raise ConfigError(f"{config.head_key} is not the key of a replica of realm {name}")
+        try:
+            read_rows(config.sign_once_register, key_id=key_id)
+        except (RegisterMissing, RegisterCorrupt):
+            text = f"{config.head_key} is not the key of a replica of realm {name}"
+            raise ConfigError(text) from None
     return seed, vrf_seed, key_id

@@ -64,10 +64,10 @@ class Status:
             return "the listeners are not open yet"
         if self._replica.position.index < self._caught_up_at:
             return "the log is still being applied"
+        if self._signer.quarantined:
+            return f"in quarantine, this replica only reads: {self._signer.quarantined}"
         if self._replica.state.signed_epoch == 0:
             return "no epoch is signed yet"
-        if self._signer.quarantined:
-            return "this replica only reads: it may not sign"
         return self._held()
 
     def record(self) -> dict[str, Any]:

@@ -337,7 +337,7 @@ async def test_health_is_told_in_every_way(tmp_path: Path) -> None:
 
             assert await trio.to_thread.run_sync(not_serving)
             check.cancel()
-        assert await get("/readyz") == (503, b"this replica only reads: it may not sign\n")
+        assert await get("/readyz") == (503, b"in quarantine, this replica only reads: for the test\n")
         assert (await get("/status"))[0] == 503
 
 

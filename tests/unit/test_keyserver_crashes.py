@@ -1,5 +1,8 @@
 """Failures of disk and process: the replica ends, and the next one finds the truth and pays what was owed."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,16 +10,18 @@ import trio
 
 from keyserver.config import Epochs
 from keyserver.duties import LOOK_AGAIN_MS, LOOK_SOONEST_MS, steady_ms
-from keyserver.machine import commands, views
+from keyserver.machine import commands, step, views
 from keyserver.machine.codes import Halt
+from keyserver.machine.state import Machine, load_position, load_state
 from keyserver.machine.tables import Tables
 from keyserver.proposer import Proposal
 from keyserver.run import Parts, first_cause
-from keyserver.testing import Disk, Person, running, small_realm
+from keyserver.testing import FAST, Disk, Person, running, small_realm
 from kv.interface import StorageError
 from kv.memory import MemoryStore
 from kv.testing import Fault, FaultyStore
 from replication.local import LocalLog
+from verifier.signonce import SignOnceRegister, read_rows
 
 PATIENCE = 60.0
 SMALL = small_realm()
@@ -71,8 +76,8 @@ def check_every_epoch_is_signed_once(parts: Parts) -> None:
 
 
 async def test_whatever_moment_a_replica_dies_at_the_next_one_goes_on(tmp_path: Path) -> None:
-    """The log is cut after each of its entries in turn: what was owed at that moment is paid by the next
-    start.
+    """Log, rows and register are cut after each entry in turn: what was owed at that moment is paid by the
+    next start.
     """
     folder, alice = tmp_path / "first", Person.named("alice", SMALL)
     folder.mkdir()
@@ -81,18 +86,37 @@ async def test_whatever_moment_a_replica_dies_at_the_next_one_goes_on(tmp_path: 
         await parts.service.update(alice.update({"ssh": b"1"}), HERE)
     payloads = await log_payloads(disk)
     assert len(payloads) >= 5
+    _, signed = read_rows(folder / "register", key_id=SMALL.replica)
     for length in range(len(payloads) + 1):
         again = Disk(tmp_path / f"cut {length}")
         again.folder.mkdir()
+        register = SignOnceRegister.create(again.folder / "register", key_id=SMALL.replica)
+        for row in signed.values():
+            if row.log_index < length:
+                register.sign_once(row.epoch, row.head_hash, partial(replace, row))
+        register.close()
         log = LocalLog(MemoryStore(again.log), commands.public_part)
         await log.start(1)
         for payload in payloads[:length]:
             await log.propose(payload)
         await log.stop()
+        write_rows(again, payloads[:length])
         with trio.fail_after(PATIENCE):
             async with running(SMALL, again) as parts:
                 assert await parts.service.update(Person.named("bob", SMALL).update({"ssh": b"b"}), HERE)
                 assert parts.replica.state.is_signed
+
+
+def write_rows(disk: Disk, payloads: Sequence[bytes]) -> None:
+    """The database that a replica has after these entries."""
+    store = MemoryStore(disk.database)
+    machine = Machine(SMALL.realm, FAST.min_interval_ms)
+    state, position = load_state(store, machine), load_position(store)
+    for payload in payloads:
+        outcome = step.apply(store, machine, state, position, payload)
+        store.write(outcome.writes)
+        state, position = outcome.state, outcome.position
+    store.close()
 
 
 async def test_a_crash_between_register_and_log_sends_the_same_signature_again(tmp_path: Path) -> None:
