@@ -27,6 +27,7 @@ class OnPush(Enum):
     CUT_BEFORE = "the connection breaks before the server has it"
     CUT_AFTER = "the server has it, the answer is lost"
     REFUSE = "the server says no"
+    HANG = "the server does not answer until it closes"
 
 
 class FakeKeyserver:
@@ -124,6 +125,8 @@ class FakeKeyserver:
                 if fate not in (OnPush.CUT_BEFORE, OnPush.REFUSE):
                     self.pushed.append(request)
                 self._changed.notify_all()
+                if fate is OnPush.HANG:
+                    self._changed.wait_for(lambda: self._closing)
             if fate is OnPush.REFUSE:
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, "not listed")
             if fate is not None:
