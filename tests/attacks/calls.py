@@ -29,18 +29,24 @@ from simulated_realm.server import make_certificates, serving
 from attacks.surface import Surface
 from keyserver.demo.stage import REPLICA
 from verifier import encoding, epoch
+from verifier.client import drafts
 from verifier.client.client import Client
 from verifier.client.failure import words
 from verifier.client.pins import MemoryPins
 from verifier.client.transport import GrpcTransport
 from verifier.crypto import signatures
+from verifier.crypto.hashing import key_id
+from verifier.erasure import erasure_message
 from verifier.errors import E2eksError, Reason, Refused
-from verifier.types import Ratification, Realm, Signature
+from verifier.lookup import Present
+from verifier.types import Entry, Ratification, Realm, Signature
+from verifier.update import update_message
 
 NOBODY = "nobody@example.test"
 PATHS = {
     "Lookup": KEYSERVER,
     "Update": KEYSERVER,
+    "Erase": KEYSERVER,
     "Consistency": KEYSERVER,
     "PolicyHeads": KEYSERVER,
     "GetRealm": KEYSERVER,
@@ -281,6 +287,42 @@ class Grpc(WireSurface):
         assert self.judge_call(self.make_push("by itself")) == "OK"
         return self.make_push_of_head_with("root_hash", "07" * 32)
 
+    # Erasures
+
+    def make_erasure(self, how: str) -> Call:
+        """Somebody's second entry is to be erased: by its owner, or by somebody who may not."""
+        person, other = self.new_person(), self.new_person()
+        client, transport = connect(self.known)
+        with transport:
+            first = register(client, person).entry
+            second = client.submit(client.draft_update(person.user_id, OTHER_KEYS, [person.key]))
+        assert isinstance(second.result, Present)
+        entry = second.result.entry
+        elsewhere = replace(self.known, hash=bytes(32))
+        by_other = other.key.sign(erasure_message(self.known.hash, entry.index, entry.hash))
+        as_update = person.key.sign(update_message(self.known.hash, entry.encoded))
+        request = client_pb2.EraseRequest.FromString(_erasure(self.known, person, entry))
+        match how:
+            case "unsigned":
+                del request.signatures[:]
+            case "by a stranger":
+                del request.signatures[:]
+                request.signatures.add(key_id=key_id(other.key.public_key), signature=by_other)
+            case "by a stranger under the owner's id":
+                request.signatures[0].signature = by_other
+            case "with the update's signature":
+                request.signatures[0].signature = as_update
+            case "signed for another realm":
+                request.MergeFromString(_erasure(elsewhere, person, entry))
+                del request.signatures[0]
+            case "of the entry before":
+                request.ParseFromString(_erasure(self.known, person, first))
+            case "in another's name":
+                request.user_id = other.user_id
+            case "signed twice":
+                request.signatures.extend(list(request.signatures))
+        return Call("Erase", request.SerializeToString())
+
     # What a server says, on the user's terminal
 
     def make_refusal_saying(self, text: str) -> str:
@@ -300,3 +342,8 @@ class Grpc(WireSurface):
             except E2eksError as error:
                 return words(error, ()).partition("\n")[0]
         raise AssertionError("the server was to refuse")
+
+
+def _erasure(realm: Realm, person: Person, entry: Entry) -> bytes:
+    """The EraseRequest for an entry, signed by its owner."""
+    return drafts.erasure(realm, person.user_id, entry, [person.key], bytes)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from attacks.calls import Grpc, WireSurface
 from attacks.client import ClientSurface
 from attacks.ed25519 import Ed25519
+from attacks.http import Http
 from attacks.keyfile import Keyfile
 from attacks.merkle import Merkle
 from attacks.name import Name
@@ -30,6 +31,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
 }
 OVER_THE_WIRE: Mapping[str, type[WireSurface]] = {
     "grpc": Grpc,
+    "http": Http,
     "tls": Tls,
 }
 
@@ -37,6 +39,7 @@ LEAST: Mapping[str, int] = {
     "client": 45,
     "ed25519": 30,
     "grpc": 60,
+    "http": 15,
     "keyfile": 40,
     "merkle": 45,
     "name": 20,

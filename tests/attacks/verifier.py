@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import click.testing
 from e2eks.v1 import types_pb2 as pb
 from e2eks.v1 import verification_pb2
 from streams.build import Stream, make_step, steps_message
@@ -14,7 +15,9 @@ from streams.realms import make_realm, party
 from attacks import wire_format as wire
 from attacks.surface import Surface
 from kv.memory import MemoryStore
+from verifier import realm as realms
 from verifier.daemon import evidence as evidences
+from verifier.daemon.cli import main
 from verifier.daemon.evidence import Evidence
 from verifier.daemon.failures import Misbehaved
 from verifier.daemon.ratified import compare
@@ -176,6 +179,20 @@ class VerifierSurface(Surface):
         known["other third under the signatures of the third"] = rewritten.SerializeToString()
         evidence = Evidence(kind=kind, what="they lied", heads=tuple(known[name] for name in heads))
         return stream.realm, evidence
+
+    def make_testimony(self, what: str) -> tuple[Realm, Evidence]:
+        """A file that says something in words, which no signature stands for."""
+        return Stream().realm, Evidence(kind="root", what=what)
+
+    def judge_shown(self, accusation: tuple[Realm, Evidence]) -> str:
+        """What `verifier evidence verify` writes to the terminal as its statement."""
+        realm, evidence = accusation
+        file, realm_file = self.folder / "evidence.json", self.folder / "realm.json"
+        file.write_bytes(evidences.to_document(realm, evidence, 1))
+        realm_file.write_bytes(realms.realm_json(realm))
+        asked = ["evidence", "verify", str(file), "--realm-file", str(realm_file)]
+        output = click.testing.CliRunner().invoke(main, asked).stdout
+        return output.partition("statement")[2].strip().partition(". ")[0]
 
     def judge_accusation(self, accusation: tuple[Realm, Evidence]) -> str:
         realm, evidence = accusation

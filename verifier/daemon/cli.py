@@ -53,9 +53,14 @@ def _show(data: dict[str, Any], output: str) -> None:
     if output == "table":
         width = max(map(len, data))
         for name, value in data.items():
-            click.echo(f"{name:<{width}}  {value}")
+            click.echo(f"{name:<{width}}  {_plain(str(value))}")
     else:
         click.echo(json.dumps(data, indent=2 if output == "json" else None, sort_keys=True))
+
+
+def _plain(text: str) -> str:
+    """On one line, without anything that a terminal obeys: words of strangers are shown too."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
