@@ -30,6 +30,9 @@ class OnPush(Enum):
     HANG = "the server does not answer until it closes"
 
 
+SOON = tuple(fate for fate in OnPush if fate is not OnPush.HANG)
+
+
 class FakeKeyserver:
     """Serves `stream` as it grows. `pushed` holds every ratification received, in order."""
 
