@@ -9,7 +9,8 @@ from typing import Any
 
 from e2eks.v1 import client_pb2, command_pb2, verification_pb2
 from e2eks.v1 import types_pb2 as pb
-from samples import ALICE, BOB, EVE, REALM, any_of, make_entry, nonce_of, sign_entry
+from google.protobuf import json_format
+from samples import ALICE, BOB, EVE, REALM, REPLICAS, any_of, make_entry, nonce_of, sign_entry
 from samples.directory import Directory
 
 from attacks import wire_format as wire
@@ -223,6 +224,25 @@ class Protobuf(Surface):
         """The realm's file with other addresses."""
         listed = tuple(replace(known, address=verifier) for known in REALM.verifiers)
         return realms.realm_json(replace(REALM, addresses=(address,), verifiers=listed))
+
+    def make_realm(self, **changes: Any) -> bytes:
+        """The realm's file with some fields of its message replaced; text for bytes is hexadecimal."""
+        message = realms.realm_message(REALM)
+        for name, value in changes.items():
+            is_bytes = name == "vrf_public_key"
+            setattr(message, name, bytes.fromhex(value) if is_bytes else value)
+        return json_format.MessageToJson(message, preserving_proto_field_name=True).encode()
+
+    def make_realm_listing(self, verifiers: Sequence[str]) -> bytes:
+        """The realm's file with these verifiers; the name says whose key it is."""
+        keys = {"alice": ALICE, "bob": BOB, "r0": REPLICAS[0]}
+        message = realms.realm_message(REALM)
+        del message.verifiers[:]
+        for number, name in enumerate(verifiers):
+            owner = keys[name.partition("@")[0]]
+            called = name.partition("@")[2] or f"v{number}"
+            message.verifiers.add(name=called, public_key=pb.PublicKey(ed25519=owner.public))
+        return json_format.MessageToJson(message, preserving_proto_field_name=True).encode()
 
     def make_json(self, text: str, times: int = 1) -> bytes:
         return (text * times).encode()

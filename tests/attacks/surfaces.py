@@ -9,6 +9,7 @@ from attacks.client import ClientSurface
 from attacks.ed25519 import Ed25519
 from attacks.http import Http
 from attacks.keyfile import Keyfile
+from attacks.log import Log
 from attacks.merkle import Merkle
 from attacks.name import Name
 from attacks.protobuf import Protobuf
@@ -22,6 +23,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
     "client": ClientSurface,
     "ed25519": Ed25519,
     "keyfile": Keyfile,
+    "log": Log,
     "merkle": Merkle,
     "name": Name,
     "protobuf": Protobuf,
@@ -36,16 +38,17 @@ OVER_THE_WIRE: Mapping[str, type[WireSurface]] = {
 }
 
 LEAST: Mapping[str, int] = {
-    "client": 45,
-    "ed25519": 30,
-    "grpc": 60,
+    "client": 50,
+    "ed25519": 35,
+    "grpc": 75,
     "http": 15,
-    "keyfile": 40,
-    "merkle": 45,
+    "keyfile": 45,
+    "log": 50,
+    "merkle": 50,
     "name": 20,
-    "protobuf": 60,
-    "quorum": 40,
-    "tls": 30,
-    "verifier": 55,
+    "protobuf": 80,
+    "quorum": 45,
+    "tls": 35,
+    "verifier": 65,
     "vrf": 20,
 }
