@@ -36,7 +36,6 @@ from verifier.update import Change, verify_update
 NextPage = Callable[[], Awaitable[bytes | None]]
 
 ERASED = client_pb2.EraseResponse().SerializeToString(deterministic=True)
-PUSHED = verification_pb2.PushRatificationResponse().SerializeToString(deterministic=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +287,15 @@ class Service:
         if self._check_pushed(pushed, key_id):
             until = trio.current_time() + self._update_timeout
             await self._decide(AddRatification(pushed), b"", until)
-        return PUSHED
+        return self._standing(key_id)
+
+    def _standing(self, key_id: bytes) -> bytes:
+        """The answer to a push: what is stored as the verifier's newest ratification, whoever pushed it."""
+        store, answer = self._replica.store, verification_pb2.PushRatificationResponse()
+        newest = views.newest_ratified(store, key_id)
+        if newest:
+            answer.newest.ParseFromString(views.signed_head(store, newest, {key_id}))
+        return answer.SerializeToString(deterministic=True)
 
     def _check_pushed(self, pushed: SignedHead, key_id: bytes) -> bool:
         """Whether the ratification is new. Raises Refused for one that the step would refuse."""

@@ -20,13 +20,14 @@ from keyserver.machine.rows import (
 from keyserver.machine.state import ReplicaState
 from keyserver.machine.tables import Tables
 from kv.interface import Reader
-from kv.keys import u64
+from kv.keys import from_u64, u64
 from verifier import encoding, limits, policy
 from verifier.errors import Reason, Refused
 from verifier.merkle import history, tree
 from verifier.types import EpochHead, QuorumExpr, Ratification, Signature, SignedUpdate
 
 KEY_ID_BYTES = limits.HASH_BYTES
+RATIFICATIONS_SEARCHED = 10_000  # rows of the newest epochs: with 64 verifiers more than 150 of them
 STEP_FRAME_BYTES = 5  # tag and length of one step in a VerifierSteps message
 
 
@@ -91,6 +92,16 @@ def newest_satisfying(
         if policy.satisfied(quorum, signers_at(reader, epoch)):
             return epoch
     return None
+
+
+def newest_ratified(reader: Reader, key_id: bytes) -> int:
+    """The newest epoch with a stored ratification by this verifier; 0 if the newest rows have none."""
+    start, stop = Tables.RATIFICATIONS.span()
+    for key, _ in reader.scan(start, stop, reverse=True, limit=RATIFICATIONS_SEARCHED):
+        epoch = Tables.RATIFICATIONS.suffix(key)[:-KEY_ID_BYTES]
+        if key.endswith(key_id):
+            return from_u64(epoch)
+    return 0
 
 
 def newest_signed_by(reader: Reader, state: ReplicaState, key_id: bytes, not_before_ms: int) -> int | None:

@@ -121,6 +121,14 @@ class FakeKeyserver:
                 self._changed.wait(POLL_S)
             return self.stream.steps[start - 1 : start - 1 + self.steps_per_message]
 
+    def _answer(self) -> bytes:
+        """The newest ratification, the first one of its epoch: all pushes are by one verifier."""
+        answer = verification_pb2.PushRatificationResponse()
+        if self.pushed:
+            newest = max(self.pushed, key=lambda push: (self._epoch(push), -self.pushed.index(push)))
+            answer.newest.ParseFromString(newest)
+        return answer.SerializeToString(deterministic=True)
+
     def _push_handler(self) -> grpc.RpcMethodHandler:
         def push(request: bytes, context: grpc.ServicerContext) -> bytes:
             with self._changed:
@@ -134,6 +142,6 @@ class FakeKeyserver:
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, "not listed")
             if fate is not None:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
-            return b""
+            return self._answer()
 
         return grpc.unary_unary_rpc_method_handler(push)

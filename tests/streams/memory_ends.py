@@ -48,7 +48,8 @@ class MemoryTarget:
     def connected(self) -> Iterator[MemoryTarget]:
         yield self
 
-    def push(self, ratification: bytes) -> None:
+    def push(self, ratification: bytes) -> bytes:
         self.pushed.append(ratification)
         if len(set(self.pushed)) >= self._wanted:
             self.enough.set()
+        return b""

@@ -72,7 +72,8 @@ async def test_a_bad_push_is_refused_and_changes_nothing(name: str, reason: Reas
             await parts.service.push_ratification(*pushes[name])
         assert caught.value.reason is reason, caught.value.what
         assert parts.replica.published.signers(1).signers == {GUARDED.replica}
-        assert await parts.service.push_ratification(good, key_ids[0]) == b""
+        answer = await parts.service.push_ratification(good, key_ids[0])
+        assert verification_pb2.PushRatificationResponse.FromString(answer).newest.SerializeToString() == good
 
 
 async def test_a_ratification_pushed_again_succeeds_and_is_proposed_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from kv.interface import Reader, StorageError, Store
 from kv.leveldb import LevelDBStore
 from verifier.crypto import hashing, signatures
-from verifier.daemon.failures import Quarantined
+from verifier.daemon.failures import REKEY, Quarantined
 from verifier.daemon.state import head_at, load_state, newest_ratified
 from verifier.daemon.tables import VerifierTables as Tables
 from verifier.signonce import RegisterMissing, SignOnceRegister
@@ -21,10 +21,6 @@ from verifier.types import Realm
 OWNER = Tables.META.key(b"owner")
 VERSION = Tables.META.key(b"version")
 FORMAT = b"1"
-REKEY = (
-    "This key must not sign again. Set up a new verifier with `verifier init` in another folder and have the "
-    "realm list it in place of this one"
-)
 
 
 def open_database(path: Path, realm: Realm, key_id: bytes) -> Store:
@@ -65,7 +61,8 @@ def claim(store: Store, realm: Realm, key_id: bytes) -> None:
             "realm.json, or set up another verifier for the other realm"
         )
     if found != owner:
-        what = "the database belongs to another verifier key. Name the folder that belongs to this key"
+        what = "the database belongs to another verifier key. Name the folder that belongs to this key; if a "
+        what += "`verifier rekey` was cut off, run it again"
         raise Quarantined(what)
 
 
@@ -81,10 +78,11 @@ def check_register(reader: Reader, realm: Realm, register: SignOnceRegister) -> 
     """Raises Quarantined unless register and database stand where one run of this verifier left them."""
     row = register.newest()
     signed = row.epoch if row else 0
+    known = max(signed, register.floor)  # a new key's register begins at the floor, the former key's end
     ratified, replayed = newest_ratified(reader), load_state(reader, realm).chain.epoch
-    if signed < ratified:
+    if known < ratified:
         raise Quarantined(
-            f"the sign-once register ends at epoch {signed}, the database knows of a signature on epoch "
+            f"the sign-once register ends at epoch {known}, the database knows of a signature on epoch "
             f"{ratified}: the register was lost or restored. {REKEY}"
         )
     if signed > replayed:

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     UPDATE = "update"  # an update that the update law refuses
     STREAM = "stream"  # a step with another index than the next one
     MALFORMED = "malformed"  # bytes that are no steps
+    OWN_KEY = "own-key"  # a ratification by this verifier's key that its register does not know
     REGISTER = "register"  # another head than the one this verifier's register says it signed
 
 
@@ -78,7 +79,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """8 where histories contradict each other, else 3 (contract section 4)."""
+        """8 where histories contradict each other, 2 where only this verifier is at fault, else 3 (contract
+        section 4).
+        """
+        if self.kind == Kind.OWN_KEY:
+            return 2
         return 8 if self.kind in HISTORY_CONFLICTS else 3
 
 

@@ -8,6 +8,12 @@ from pathlib import Path
 from verifier.daemon.evidence import Evidence
 from verifier.errors import E2eksError
 
+# How every doubt about what this verifier's key has signed ends.
+REKEY = (
+    "This key must not sign again. Stop this verifier, run `verifier rekey -c FILE`, and have the realm list "
+    "its new verifier-info.json in place of the old one"
+)
+
 
 class DaemonError(E2eksError):
     """A verifier cannot go on; `exit_code` is what its process ends with."""

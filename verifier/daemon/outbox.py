@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from e2eks.v1 import verification_pb2
+
 from kv.interface import Reader, Store
 from kv.keys import u64
 from verifier import encoding, limits
 from verifier import epoch as epoch_law
 from verifier.crypto import signatures
 from verifier.daemon.evidence import Comparison, Evidence, Kind
-from verifier.daemon.failures import Misbehaved, Quarantined
+from verifier.daemon.failures import REKEY, Misbehaved, Quarantined
 from verifier.daemon.state import (
     RowCorrupt,
     encode_ratification,
@@ -90,6 +92,57 @@ class Outbox:
             self._store.write({Tables.RATIFICATIONS.key(u64(epoch)): encode_ratification(made)})
         return Ready(encoding.encode_signed_head(head.head.encoded, [made]))
 
+    def newest_made(self) -> bytes | None:
+        """The SignedEpochHead of the newest ratification in the register; None while nothing was signed.
+
+        Pushed again BEFORE anything is signed, its answer says what else this key has signed.
+        """
+        row = self._register.newest()
+        head = head_at(self._store, row.epoch) if row else None
+        if row is None or head is None:
+            return None
+        made = Ratification(row.timestamp_ms, (Signature(self._key_id, row.signature),))
+        return encoding.encode_signed_head(head.head.encoded, [made])
+
+    def check_standing(self, answer: bytes) -> None:
+        """Compare a PushRatificationResponse with the register. Raises Misbehaved if it shows a ratification
+        by this key that was not made here, Malformed if it is none. A false one shows nothing.
+        """
+        shown = standing(answer)
+        if shown is None:
+            return
+        row = self._register.get(shown.head.epoch)
+        if row is None and shown.head.epoch <= self._register.floor:
+            return
+        made = [(r.timestamp_ms, s.signature) for r in shown.ratifications for s in r.signatures]
+        if row and row.head_hash == shown.head.hash and made == [(row.timestamp_ms, row.signature)]:
+            return
+        own = {self._key_id: self._public_key}
+        if epoch_law.signers(shown, {}, own, own).verifiers:
+            raise Misbehaved(self._used_elsewhere(shown, row))
+
+    def _used_elsewhere(self, shown: SignedHead, row: Row | None) -> Evidence:
+        head = head_at(self._store, shown.head.epoch) if row else None
+        ours = b""
+        if row and head and head.head.hash == row.head_hash:
+            made = Ratification(row.timestamp_ms, (Signature(self._key_id, row.signature),))
+            ours = encoding.encode_signed_head(head.head.encoded, [made])
+        return Evidence(
+            kind=Kind.OWN_KEY,
+            what=f"the keyserver has a ratification of epoch {shown.head.epoch} by this verifier's key that "
+            "this verifier did not make: the key is used elsewhere, or this verifier was restored and has "
+            f"forgotten what it signed. {REKEY}",
+            compared=(
+                Comparison("head hash", shown.head.hash.hex(), row.head_hash.hex() if row else ""),
+                Comparison(
+                    "timestamp",
+                    str(shown.ratifications[0].timestamp_ms),
+                    str(row.timestamp_ms) if row else "",
+                ),
+            ),
+            heads=tuple(encoded for encoded in (shown.encoded, ours) if encoded),
+        )
+
     def settle(self, epoch: int) -> None:
         """Owe the ratification of `epoch` no longer. Raises StorageError."""
         self._store.write({Tables.OUTBOX.key(u64(epoch)): None})
@@ -112,7 +165,7 @@ class Outbox:
             raise Quarantined(
                 f"head {head.head.epoch} arrived with a signature by this verifier's own key that its "
                 "register does not know: the key is used elsewhere, or the register was lost. "
-                "This key must not sign again"
+                f"{REKEY}"
             )
 
     def _other_head_signed(self, head: SignedHead) -> Evidence:
@@ -125,6 +178,16 @@ class Outbox:
             heads=(head.encoded,),
             policy_heads=tuple(change.encoded for change in policy_heads(self._store, head.head.epoch)),
         )
+
+
+def standing(answer: bytes) -> SignedHead | None:
+    """The head in a PushRatificationResponse, None if there is none. Raises Malformed."""
+    message = encoding.parse(
+        verification_pb2.PushRatificationResponse, answer, limits.SIGNED_HEAD_BYTES, "answer"
+    )
+    if not message.HasField("newest"):
+        return None
+    return encoding.decode_signed_head(message.newest.SerializeToString(deterministic=True))
 
 
 def served_head(reader: Reader, realm: Realm, epoch: int) -> bytes | None:

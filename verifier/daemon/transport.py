@@ -142,12 +142,15 @@ class Pusher:
         self._call: Any = channel.unary_unary(PUSH, None, None)
         self._timeout_s = timeout_s
 
-    def push(self, ratification: bytes) -> None:
-        """Returns when the keyserver has acknowledged. Raises Unreachable, CallRefused."""
+    def push(self, ratification: bytes) -> bytes:
+        """The PushRatificationResponse with which the keyserver acknowledges. Raises Unreachable,
+        CallRefused.
+        """
         try:
-            self._call(ratification, timeout=self._timeout_s)
+            answer: bytes = self._call(ratification, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise _failure(error) from None
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from verifier.daemon.state import State, load_state, newest_ratified, owed_epoch
 from verifier.daemon.status import StatusFile
 from verifier.daemon.step import Outcome, Upgrade, apply_message
 from verifier.daemon.transport import Peer
-from verifier.errors import E2eksError, Malformed
+from verifier.errors import E2eksError, Malformed, Reason
 from verifier.types import Realm
 
 DELIVER_AT_ONCE = 256  # owed epochs looked at in one pass
@@ -63,7 +63,7 @@ class Messages(Protocol):
 class Sender(Protocol):
     """Where one ratification goes at a time."""
 
-    def push(self, ratification: bytes) -> None: ...
+    def push(self, ratification: bytes) -> bytes: ...
 
 
 class Target(Protocol):
@@ -102,6 +102,7 @@ class Daemon:
         self.state: State = load_state(parts.store, parts.realm)
         self._writing = trio.Lock()  # a store has one writer at a time
         self._owed = trio.Event()  # set: the outbox has grown
+        self._asked = False  # whether a keyserver has said what this key signed before
         self._stopping = trio.CancelScope()
         self._failure: Exception | None = None
         self._seen: dict[str, Any] = {"following": "", "last_message_ms": 0, "peers": {}}
@@ -232,6 +233,8 @@ class Daemon:
     async def _deliver_to(self, target: Target) -> bool:
         """Push all that is owed over one connection; False when something has to wait. Raises Unreachable."""
         with target.connected() as sender:
+            if not self._asked and not await self._ask(sender, target.address):
+                return False
             while True:
                 self._owed = trio.Event()  # BEFORE the rows are read: what comes after them sets it
                 epochs = await trio.to_thread.run_sync(owed_epochs, self._store, DELIVER_AT_ONCE)
@@ -246,6 +249,29 @@ class Daemon:
                     if left:
                         return False
 
+    async def _ask(self, sender: Sender, address: str) -> bool:
+        """Before anything is signed: what does the keyserver know of this key? A restored or copied verifier
+        has forgotten what it signed. False when the keyserver does not say.
+        """
+        newest = await trio.to_thread.run_sync(self._parts.outbox.newest_made)
+        if newest is not None:
+            try:
+                await self._push(sender, newest)
+            except CallRefused as refused:
+                log.warning("newest ratification refused", keyserver=address, reason=refused.reason)
+                if refused.reason != Reason.NOT_AUTHORIZED:  # whom it does not list, it has nothing to tell
+                    return False
+        self._asked = True
+        return True
+
+    async def _push(self, sender: Sender, ratification: bytes) -> None:
+        """Push, then compare the answer with the register. Raises Misbehaved, Unreachable, CallRefused."""
+        answer = await trio.to_thread.run_sync(sender.push, ratification, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(self._parts.outbox.check_standing, answer)
+        except Malformed as error:
+            log.warning("answer to a push not understood", why=str(error))
+
     async def _deliver_one(self, epoch: int, sender: Sender, address: str) -> bool:
         async with self._writing:
             owed = await trio.to_thread.run_sync(self._parts.outbox.ratify, epoch)
@@ -259,7 +285,7 @@ class Daemon:
             return False
         crash_points.reach("V4")
         try:
-            await trio.to_thread.run_sync(sender.push, owed.push, abandon_on_cancel=True)
+            await self._push(sender, owed.push)
         except CallRefused as refused:
             log.warning("ratification refused", epoch=epoch, keyserver=address, reason=refused.reason)
             return False

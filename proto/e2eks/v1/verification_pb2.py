@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from e2eks.v1 import types_pb2 as e2eks_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65\x32\x65ks/v1/verification.proto\x12\x08\x65\x32\x65ks.v1\x1a\x14\x65\x32\x65ks/v1/types.proto\"9\n\x15VerifierStreamRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x04\"6\n\rVerifierSteps\x12%\n\x05steps\x18\x01 \x03(\x0b\x32\x16.e2eks.v1.VerifierStep\"\x80\x01\n\x0cVerifierStep\x12\r\n\x05index\x18\x01 \x01(\x04\x12-\n\x06update\x18\x02 \x01(\x0b\x32\x1b.e2eks.v1.SignedEntryUpdateH\x00\x12*\n\x05\x65poch\x18\x03 \x01(\x0b\x32\x19.e2eks.v1.SignedEpochHeadH\x00\x42\x06\n\x04step\"\x1a\n\x18PushRatificationResponse\"$\n\x13RatifiedHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\xaf\x01\n\x0cVerification\x12L\n\x0eVerifierStream\x12\x1f.e2eks.v1.VerifierStreamRequest\x1a\x17.e2eks.v1.VerifierSteps0\x01\x12Q\n\x10PushRatification\x12\x19.e2eks.v1.SignedEpochHead\x1a\".e2eks.v1.PushRatificationResponse2P\n\rRatifiedHeads\x12?\n\x03Get\x12\x1d.e2eks.v1.RatifiedHeadRequest\x1a\x19.e2eks.v1.SignedEpochHeadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65\x32\x65ks/v1/verification.proto\x12\x08\x65\x32\x65ks.v1\x1a\x14\x65\x32\x65ks/v1/types.proto\"9\n\x15VerifierStreamRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x04\"6\n\rVerifierSteps\x12%\n\x05steps\x18\x01 \x03(\x0b\x32\x16.e2eks.v1.VerifierStep\"\x80\x01\n\x0cVerifierStep\x12\r\n\x05index\x18\x01 \x01(\x04\x12-\n\x06update\x18\x02 \x01(\x0b\x32\x1b.e2eks.v1.SignedEntryUpdateH\x00\x12*\n\x05\x65poch\x18\x03 \x01(\x0b\x32\x19.e2eks.v1.SignedEpochHeadH\x00\x42\x06\n\x04step\"E\n\x18PushRatificationResponse\x12)\n\x06newest\x18\x01 \x01(\x0b\x32\x19.e2eks.v1.SignedEpochHead\"$\n\x13RatifiedHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\xaf\x01\n\x0cVerification\x12L\n\x0eVerifierStream\x12\x1f.e2eks.v1.VerifierStreamRequest\x1a\x17.e2eks.v1.VerifierSteps0\x01\x12Q\n\x10PushRatification\x12\x19.e2eks.v1.SignedEpochHead\x1a\".e2eks.v1.PushRatificationResponse2P\n\rRatifiedHeads\x12?\n\x03Get\x12\x1d.e2eks.v1.RatifiedHeadRequest\x1a\x19.e2eks.v1.SignedEpochHeadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,11 +39,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFIERSTEP']._serialized_start=179
   _globals['_VERIFIERSTEP']._serialized_end=307
   _globals['_PUSHRATIFICATIONRESPONSE']._serialized_start=309
-  _globals['_PUSHRATIFICATIONRESPONSE']._serialized_end=335
-  _globals['_RATIFIEDHEADREQUEST']._serialized_start=337
-  _globals['_RATIFIEDHEADREQUEST']._serialized_end=373
-  _globals['_VERIFICATION']._serialized_start=376
-  _globals['_VERIFICATION']._serialized_end=551
-  _globals['_RATIFIEDHEADS']._serialized_start=553
-  _globals['_RATIFIEDHEADS']._serialized_end=633
+  _globals['_PUSHRATIFICATIONRESPONSE']._serialized_end=378
+  _globals['_RATIFIEDHEADREQUEST']._serialized_start=380
+  _globals['_RATIFIEDHEADREQUEST']._serialized_end=416
+  _globals['_VERIFICATION']._serialized_start=419
+  _globals['_VERIFICATION']._serialized_end=594
+  _globals['_RATIFIEDHEADS']._serialized_start=596
+  _globals['_RATIFIEDHEADS']._serialized_end=676
 # @@protoc_insertion_point(module_scope)

@@ -100,12 +100,21 @@ Global___VerifierStep: _TypeAlias = VerifierStep  # noqa: Y015
 class PushRatificationResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    NEWEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def newest(self) -> _types_pb2.SignedEpochHead:
+        """The newest head that a ratification by the pushing key is stored for, with that ratification alone. A
+        verifier that does not find it in its sign-once register knows that its key is used elsewhere.
+        """
+
     def __init__(
         self,
+        *,
+        newest: _types_pb2.SignedEpochHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

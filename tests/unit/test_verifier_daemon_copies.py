@@ -1,0 +1,115 @@
+"""A verifier that was copied or put back from an image: what the keyserver has stored by its key stops it
+before it signs a second time.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from e2eks.v1 import types_pb2 as pb
+from e2eks.v1 import verification_pb2
+from streams.build import START_MS, Stream
+from streams.folder import OpenVerifier, VerifierFolder
+
+from verifier import encoding
+from verifier.daemon.evidence import Kind
+from verifier.daemon.failures import Misbehaved
+from verifier.daemon.outbox import Ready
+from verifier.daemon.state import load_state
+from verifier.daemon.step import apply_message
+from verifier.errors import Malformed
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream().grow(3)
+
+
+@pytest.fixture
+def folder(stream: Stream, tmp_path: Path) -> VerifierFolder:
+    return VerifierFolder.make(tmp_path / "v", stream.realm)
+
+
+def replay(opened: OpenVerifier, message: bytes) -> None:
+    state = load_state(opened.store, opened.config.realm)
+    outcome = apply_message(opened.store, opened.config.realm, state, message)
+    assert outcome.stop is None
+    opened.store.write(outcome.writes)
+
+
+def ratify(opened: OpenVerifier, number: int) -> bytes:
+    owed = opened.outbox.ratify(number)
+    assert isinstance(owed, Ready)
+    return owed.push
+
+
+def answer(signed_head: bytes = b"") -> bytes:
+    message = verification_pb2.PushRatificationResponse()
+    if signed_head:
+        message.newest.ParseFromString(signed_head)
+    return message.SerializeToString(deterministic=True)
+
+
+def test_own_ratifications_are_known(folder: VerifierFolder, stream: Stream) -> None:
+    with OpenVerifier(folder) as opened:
+        assert opened.outbox.newest_made() is None
+        opened.outbox.check_standing(answer())
+        replay(opened, stream.message())
+        second = ratify(opened, 2)
+        assert opened.outbox.newest_made() == second
+        opened.outbox.check_standing(answer(second))
+
+
+def test_a_restored_verifier_is_told_what_it_forgot(folder: VerifierFolder, stream: Stream) -> None:
+    with OpenVerifier(folder) as opened:
+        replay(opened, stream.message())
+        ratify(opened, 1)
+    shutil.copytree(folder.path, folder.path.with_name("image"))
+    with OpenVerifier(folder) as opened:
+        newest = ratify(opened, 3)
+    restored = VerifierFolder(folder.path.with_name("image"), folder.name, folder.info)
+    with OpenVerifier(restored) as opened:
+        before = opened.register.newest()
+        with pytest.raises(Misbehaved) as found:
+            opened.outbox.check_standing(answer(newest))
+        assert found.value.evidence.kind is Kind.OWN_KEY
+        assert found.value.evidence.heads == (newest,)
+        assert found.value.exit_code == 2
+        assert "verifier rekey" in str(found.value)
+        assert opened.register.newest() == before
+
+
+def test_a_second_time_for_the_same_head_is_a_second_signature(
+    folder: VerifierFolder, stream: Stream
+) -> None:
+    shutil.copytree(folder.path, folder.path.with_name("clone"))
+    clone = VerifierFolder(folder.path.with_name("clone"), folder.name, folder.info)
+    with OpenVerifier(folder) as opened:
+        replay(opened, stream.message())
+        first = ratify(opened, 3)
+    with OpenVerifier(clone, now_ms=START_MS + 11_000) as opened:
+        replay(opened, stream.message())
+        second = ratify(opened, 3)
+        assert first != second
+        with pytest.raises(Misbehaved) as found:
+            opened.outbox.check_standing(answer(first))
+        assert found.value.evidence.heads == (first, second)
+
+
+def test_nobody_else_can_stop_a_verifier(folder: VerifierFolder, stream: Stream) -> None:
+    with OpenVerifier(folder) as opened:
+        replay(opened, stream.message())
+        made = pb.SignedEpochHead.FromString(ratify(opened, 3))
+        made.ratifications[0].timestamp_ms += 1  # the signature does not fit
+        opened.outbox.check_standing(answer(made.SerializeToString(deterministic=True)))
+        stranger = stream.verifiers[0].sign(b"anything")
+        made.ratifications[0].signatures[0].CopyFrom(stranger)
+        opened.outbox.check_standing(answer(made.SerializeToString(deterministic=True)))
+        replicas_only = encoding.encode_signed_head(stream.heads[2], [])
+        opened.outbox.check_standing(answer(replicas_only))
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\x0a\x01\xff", bytes(40_000)])
+def test_answers_that_are_none_are_malformed(junk: bytes, folder: VerifierFolder, stream: Stream) -> None:
+    with OpenVerifier(folder) as opened, pytest.raises(Malformed):
+        opened.outbox.check_standing(junk)
