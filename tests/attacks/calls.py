@@ -139,6 +139,8 @@ class Grpc(WireSurface):
                     unary: Any = channel.unary_unary(path)
                     unary(call.data, compression=compression, **options)
             except grpc.RpcError as error:
+                told: Any = error
+                assert "@example.test" not in (told.details() or ""), "a refusal repeats a user id"
                 return reply_of(error)
         return Reply("OK")
 

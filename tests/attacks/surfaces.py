@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attacks.admission import Admission
 from attacks.calls import Grpc, WireSurface
 from attacks.client import ClientSurface
 from attacks.ed25519 import Ed25519
@@ -20,6 +21,7 @@ from attacks.verifier import VerifierSurface
 from attacks.vrf import Vrf
 
 IN_PROCESS: Mapping[str, type[Surface]] = {
+    "admission": Admission,
     "client": ClientSurface,
     "ed25519": Ed25519,
     "keyfile": Keyfile,
@@ -38,6 +40,7 @@ OVER_THE_WIRE: Mapping[str, type[WireSurface]] = {
 }
 
 LEAST: Mapping[str, int] = {
+    "admission": 25,
     "client": 50,
     "ed25519": 35,
     "grpc": 75,
