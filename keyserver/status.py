@@ -52,6 +52,11 @@ class Status:
         self.stopping = False
         self.diagnostic = ""  # why this replica takes part in nothing
 
+    @property
+    def quarantined(self) -> bool:
+        """Whether this replica must not sign."""
+        return bool(self._signer.quarantined)
+
     def not_ready(self) -> str:
         """Why callers should go elsewhere, or "" if they need not."""
         if self.stopping:

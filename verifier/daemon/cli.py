@@ -115,18 +115,31 @@ def init(
 
 @main.command()
 @CONFIG
+@click.option("--check", is_flag=True, help="Check configuration, keys and certificate; start nothing.")
 @_guarded
-def run(config_file: Path) -> None:
-    """Follow the realm and ratify its epochs until stopped.
+def run(config_file: Path, check: bool) -> None:
+    """Follow the realm and ratify its epochs until SIGTERM.
 
+    What is owed is delivered once more then; a second SIGTERM ends it at once. SIGHUP: read the TLS files
+    again.
     Ends with exit code 3 or 8 and a file of evidence when the realm breaks its law.
+
+    \b
+    Example:
+      verifier run -c /etc/e2eks-verifier/verifier.toml
     """
     from verifier.daemon.config import load_config
     from verifier.daemon.logs import log_json_to_stderr
-    from verifier.daemon.run import serve
+    from verifier.daemon.run import check_files, serve
 
+    config = load_config(config_file)
+    if check:
+        for sentence in check_files(config):
+            click.echo(f"! {sentence}", err=True)
+        _say("✓ the configuration is usable")
+        return
     log_json_to_stderr()
-    serve(load_config(config_file))
+    serve(config)
 
 
 @main.command()

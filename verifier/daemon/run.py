@@ -104,11 +104,19 @@ class OwnTls:
         log.info("certificate renewed", not_after_ms=self.end_ms)
         self.warn()
 
+    def expiring(self) -> str:
+        """A sentence if the certificate ends within WARN_DAYS, or has ended; else ""."""
+        days = (self.end_ms - unix_ms()) // DAY_MS
+        if days >= WARN_DAYS:
+            return ""
+        when = f"ends in {days} days" if days >= 0 else f"ended {-days} days ago"
+        return f"the TLS certificate {when}. Renew it, have the realm list it, then send SIGHUP"
+
     def warn(self) -> None:
         """Say in the log when the certificate ends soon."""
-        days = (self.end_ms - unix_ms()) // DAY_MS
-        if days < WARN_DAYS:
-            log.warning("the TLS certificate ends soon. Renew it and have the realm list it", days_left=days)
+        what = self.expiring()
+        if what:
+            log.warning("certificate", what=what)
 
     def _read(self) -> Credentials:
         config = self._config
@@ -154,6 +162,17 @@ def serve(config: Config) -> None:
         failure: Exception | None = trio.run(_outcome, Daemon(parts), config, tls)
     if failure is not None:
         raise failure
+
+
+def check_files(config: Config) -> list[str]:
+    """That a start would find every file; what to care about soon. Opens no register. Raises ConfigError."""
+    check_key(config.realm, read_seed(config.key))
+    if not config.sign_once_register.is_file():
+        raise ConfigError(
+            f"the sign-once register {config.sign_once_register} is missing. This key may have signed "
+            "before, so it must not sign again: give this verifier a new key"
+        )
+    return [sentence for sentence in (OwnTls(config).expiring(),) if sentence]
 
 
 def arm_crash_point() -> None:
