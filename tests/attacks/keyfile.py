@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from operators import set_up
+from operators import certificate_pem, set_up, verifier_file
 
 from attacks.surface import Surface
 from keyserver.config import check_files, load_config
 from keyserver.files import read_secret
+from keyserver.setup import SetUp, add_verifiers
 from keyserver.signer import load_signer
+from keyserver.verifier_list import read_verifier_info
 from verifier.client.identity import Identities
 from verifier.daemon.files import read_seed
+from verifier.errors import E2eksError
 from verifier.signonce import Row, SignOnceRegister
 
 GOOD = bytes(range(32)).hex() + "\n"
@@ -25,6 +28,8 @@ PRIVATE = 0o600
 
 class Keyfile(Surface):
     """Every input is a path in the surface's own folder."""
+
+    _realm_folder: SetUp | None = None  # of the realm that an info file is made for
 
     @property
     def _path(self) -> Path:
@@ -182,6 +187,40 @@ class Keyfile(Surface):
         made, other = self.make_replica(), self.make_replica()
         (made.path / file).write_bytes((other.path / file).read_bytes())
         return made
+
+    # What a verifier's operator hands over
+
+    def make_info(self, tls: str = "", key: str = "", **changes: str) -> Path:
+        """A verifier info file; `tls` and `key` name another certificate or key than its own."""
+        folder = self._path
+        folder.mkdir()
+        certificates: Mapping[str, Callable[[], str]] = {
+            "of an authority": lambda: certificate_pem("v1", authority=True),
+            "of two": lambda: certificate_pem("v1") + certificate_pem("v2"),
+            "of nobody": lambda: "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+            "missing": lambda: "",
+        }
+        if tls:
+            changes["tls_certificate_pem"] = certificates[tls]()
+        if key == "the replica's":
+            self._realm_folder = set_up(self._path)
+            config = load_config(self._realm_folder.configs[0])
+            changes["public_key"] = next(iter(config.realm.genesis_policy.keys.values())).hex()
+        return verifier_file(folder, "v1", **changes).path
+
+    def make_info_of_bytes(self, text: str, times: int = 1) -> Path:
+        return self._written(text.encode() * times)
+
+    def judge_info(self, path: Path) -> str:
+        """Whether `keyserver realm add-verifier` lists it; the realm's file is untouched if not."""
+        config = load_config((self._realm_folder or set_up(self._path)).configs[0])
+        before = config.realm_file.read_bytes()
+        try:
+            add_verifiers(config, [read_verifier_info(path)])
+        except E2eksError:
+            assert config.realm_file.read_bytes() == before, "a refused verifier changed the realm"
+            raise
+        return "listed"
 
     def judge_folder(self, made: Folder) -> str:
         config = load_config(made.config)

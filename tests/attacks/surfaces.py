@@ -45,7 +45,7 @@ LEAST: Mapping[str, int] = {
     "ed25519": 35,
     "grpc": 75,
     "http": 15,
-    "keyfile": 45,
+    "keyfile": 60,
     "log": 50,
     "merkle": 50,
     "name": 20,
