@@ -91,25 +91,24 @@ class LevelDBStore:
         """See kv.interface. What LevelDB needs for it:
 
         A compaction drops a value only if a newer one for its key takes part, and rewrites a file only if a
-        file of a younger level overlaps it. So each round writes the rows once more as they are: the first
-        brings all there was into table files, the second drops it, and the third removes the replaced files
-        that somebody was reading.
+        younger file overlaps it. So there are three: the first brings all there was into table files; upon
+        these the rows are written once more as they are, which lets the second drop what was before; the
+        third removes the replaced files that somebody was still reading.
         """
-        wanted = sorted(keys)
-        self._push_down(wanted)
+        self._compact(keys)
+        self.write({key: self.get(key) for key in sorted(keys)})
         if not self._earlier_readers_end():
             return False
-        self._push_down(wanted)
+        self._compact(keys)
         if not self._earlier_readers_end():
             return False
-        self._push_down(wanted)
+        self._compact(keys)
         return True
 
-    def _push_down(self, keys: Collection[bytes]) -> None:
-        """Write the rows as they are, and compact what lies under their keys."""
-        self.write({key: self.get(key) for key in keys})
+    def _compact(self, keys: Collection[bytes]) -> None:
+        """Bring what is in memory to table files, and merge those that overlap a key."""
         try:
-            for key in keys:
+            for key in sorted(keys):
                 self._open_db().compact_range(start=key, stop=key)
         except _FAILURES as error:
             raise self._halt(error) from error
