@@ -3,7 +3,7 @@
 `--seed N` repeats a run: the `rng` fixture and Hypothesis both start from it. The seed stands in the header
 of every run and beside every failure. E2EKS_SOAK multiplies what tests ask for with `count`, and the
 examples of Hypothesis.
-E2EKS_NO_SKIP=1 turns a skipped test into a failed one.
+E2EKS_NO_SKIP=1 turns a skipped test into a failed one. A run whose logs name a user or hold a secret fails.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from log_leaks.plugin import Leaks
 
 SEEDS = 2**32
 SOAK = int(os.environ.get("E2EKS_SOAK", "1"))
@@ -39,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(config.option.seed)
     if getattr(config.option, "hypothesis_profile", None) is None:
         load_hypothesis_profile()
+    config.pluginmanager.register(Leaks())
 
 
 def load_hypothesis_profile() -> None:

@@ -39,6 +39,7 @@ def test_drawn(number): print("drawn", number)
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     shutil.copy(CONFTEST, tmp_path)
+    shutil.copytree(CONFTEST.parent / "log_leaks", tmp_path / "log_leaks")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
     (tmp_path / "test_small.py").write_text(SUITE)
     return tmp_path
@@ -94,3 +95,24 @@ def test_soaking_multiplies_counts_and_examples(suite: Path) -> None:
     result = run(suite, E2EKS_SOAK="20")
     assert printed(result, "count") == ["count 60"]
     assert len(printed(result, "drawn")) == 2000
+
+
+LEAKING = """
+import secrets
+
+def test_file(tmp_path): (tmp_path / "log").write_text("x " + secrets.token_bytes(32).hex())
+
+def test_event(): print('{"event": "asked", "who": "alice@example.org"}')
+
+def test_print(): print("alice@example.org is looked up")
+"""
+
+
+def test_a_run_that_logged_a_user_id_or_a_secret_fails_and_says_where(suite: Path) -> None:
+    (suite / "test_leaking.py").write_text(LEAKING)
+    result = run(suite, "test_leaking.py")
+    assert "3 passed" in result.stdout
+    assert result.returncode == 1
+    assert "test_leaking.py::test_event logged: a user id\n" in result.stdout
+    assert "/log: a nonce or seed\n" in result.stdout
+    assert "test_print logged" not in result.stdout
