@@ -23,21 +23,14 @@ from realm_processes.people import (
     version_0,
 )
 from realm_processes.realm import KEYSERVER, RATIFIED_HEADS, VERIFICATION, RealmProcesses
-from simulated_realm import SimulatedRealm
-from simulated_realm.server import make_certificates, serving
 
 from attacks.surface import Surface
 from keyserver.demo.stage import REPLICA
 from verifier import encoding, epoch
 from verifier.client import drafts
-from verifier.client.client import Client
-from verifier.client.failure import words
-from verifier.client.pins import MemoryPins
-from verifier.client.transport import GrpcTransport
 from verifier.crypto import signatures
 from verifier.crypto.hashing import key_id
 from verifier.erasure import erasure_message
-from verifier.errors import E2eksError, Reason, Refused
 from verifier.lookup import Present
 from verifier.types import Entry, Ratification, Realm, Signature
 from verifier.update import update_message
@@ -324,26 +317,6 @@ class Grpc(WireSurface):
             case "signed twice":
                 request.signatures.extend(list(request.signatures))
         return Call("Erase", request.SerializeToString())
-
-    # What a server says, on the user's terminal
-
-    def make_refusal_saying(self, text: str) -> str:
-        return text
-
-    def judge_terminal(self, text: str) -> str:
-        """What a user sees of a server's refusal with that text."""
-        world, certificates = SimulatedRealm(), make_certificates()
-        world.refusals["Lookup"] = Refused(Reason.NOT_READY, text)
-        roots = [certificates.root.decode()]
-        with (
-            serving(world, certificates) as address,
-            GrpcTransport([address], tls_roots_pem=roots, timeout_s=DEADLINE_S) as transport,
-        ):
-            try:
-                Client(world.realm, transport, MemoryPins(), clock=lambda: 0).lookup(NOBODY)
-            except E2eksError as error:
-                return words(error, ()).partition("\n")[0]
-        raise AssertionError("the server was to refuse")
 
 
 def _erasure(realm: Realm, person: Person, entry: Entry) -> bytes:

@@ -17,6 +17,7 @@ from attacks.protobuf import Protobuf
 from attacks.quorum import Quorum
 from attacks.surface import Surface
 from attacks.tls import Tls
+from attacks.transport import Transport
 from attacks.verifier import VerifierSurface
 from attacks.vrf import Vrf
 
@@ -30,6 +31,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
     "name": Name,
     "protobuf": Protobuf,
     "quorum": Quorum,
+    "transport": Transport,
     "verifier": VerifierSurface,
     "vrf": Vrf,
 }
@@ -52,6 +54,7 @@ LEAST: Mapping[str, int] = {
     "protobuf": 80,
     "quorum": 45,
     "tls": 35,
+    "transport": 10,
     "verifier": 65,
     "vrf": 20,
 }

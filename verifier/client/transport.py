@@ -26,6 +26,7 @@ DEFAULT_PORT = 4625
 DEFAULT_TIMEOUT_S = 10.0
 ANSWER_BYTES = 2 * limits.REALM_JSON_BYTES  # the largest answer is a realm.json; more is no answer
 STREAM_MESSAGES = 4096  # of one streamed answer; a realm changes its replicas a few times a year
+STREAM_BYTES = 1024 * limits.SIGNED_HEAD_BYTES  # of one; all the changes of replicas that a client remembers
 ERROR_DOMAIN = "e2eks"
 DETAILS_KEY = "grpc-status-details-bin"
 SAID_CHARACTERS = 500  # of a server's own words; a refusal needs two lines
@@ -83,9 +84,11 @@ class GrpcTransport:
             rpc = self._channel(address).unary_stream(SERVICE + method)
             running = rpc(request, timeout=self._timeout_s)
             answers: list[bytes] = []
+            room = STREAM_BYTES
             for answer in running:
                 answers.append(answer)
-                if len(answers) > STREAM_MESSAGES:
+                room -= len(answer)
+                if len(answers) > STREAM_MESSAGES or room < 0:
                     running.cancel()
                     raise Unreachable(f"{address} does not stop streaming {method}")
             return answers
