@@ -25,6 +25,8 @@ from verifier.errors import Malformed
 
 Writes = Mapping[bytes, bytes | None]
 
+_PRIVATE: Final = frozenset(table.prefix for table in Tables.all() if table.kind is Kind.PRIVATE)
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -149,7 +151,7 @@ def _apply_commands(
         turn = Turn(machine, state, own, envelope.replica, now_ms, position, part, number)
         answer = _decide(turn, command)
         if isinstance(answer, Done):
-            if any(Tables.only(Kind.PRIVATE, own.writes).values()):
+            if part and _fills_private_rows(own.writes):
                 used.add(number)
             own.merge_into_parent()
             state = answer.state
@@ -159,7 +161,7 @@ def _apply_commands(
     for key, duty in erasure.useless_parts(position.index + 1, payload, entry, frozenset(used)).items():
         rows.put(key, duty)
     rows.put(Tables.STATE.key(), encode_state(state))
-    kinds = {kind: Tables.only(kind, rows.writes) for kind in Kind}
+    kinds = Tables.by_kind(rows.writes)
     return Applied(
         state=state,
         writes=kinds[Kind.REPLICATED],
@@ -168,6 +170,10 @@ def _apply_commands(
         notices=tuple(notices),
         verdicts=tuple(verdicts),
     )
+
+
+def _fills_private_rows(writes: Writes) -> bool:
+    return any(key[:1] in _PRIVATE and value is not None for key, value in writes.items())
 
 
 def _verdict(answer: Answer) -> tuple[Code, int, tuple[Notice, ...]]:

@@ -34,6 +34,9 @@ def test_writes_of_one_kind_come_in_key_order() -> None:
     writes: dict[bytes, bytes | None] = {b"e2": None, b"n1": b"x", b"e1": b"y", b"\xfe": b"z"}
     assert list(Example.only(Kind.REPLICATED, writes).items()) == [(b"e1", b"y"), (b"e2", None)]
     assert list(Example.only(Kind.PRIVATE, writes)) == [b"n1"]
+    assert Example.by_kind(writes) == {kind: Example.only(kind, writes) for kind in Kind}
+    with pytest.raises(ValueError):
+        Example.by_kind({b"x": b""})
 
 
 def test_two_tables_with_one_prefix_are_refused() -> None:
