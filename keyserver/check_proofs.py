@@ -26,6 +26,7 @@ from verifier.types import Realm
 ROWS_A_BATCH = 10_000
 NAMES_A_TASK = 64
 TASKS_WAITING = 1024  # some 20 MiB of rows; then the replay waits for the checks
+WORKERS = max(1, (os.cpu_count() or 1) - 1)  # the replay itself needs a core, too
 
 _BROKEN: Final = "the proof does not show that this user id lies at this index"
 _UNPROVABLE: Final = "index and proof do not belong together"
@@ -41,7 +42,7 @@ class IndexProofs:
         realm: Realm,
         scratch: Store,
         fault: Callable[[bytes, str], None],
-        workers: int = os.cpu_count() or 1,
+        workers: int = WORKERS,
     ) -> None:
         """`fault` is told the key of a row and what is wrong with it, in the caller's thread."""
         self._realm = realm

@@ -28,6 +28,7 @@ BENCHES: Mapping[str, tuple[str, str]] = {
     "vrf": ("bench_crypto", "vrf_operations"),
     "verify-lookup": ("bench_crypto", "verify_lookup"),
     "verifier-replay": ("bench_replay", "verifier_replay"),
+    "check": ("bench_check", "check"),
     "disk": ("bench_disk", "disk"),
     "restart": ("bench_start", "restart"),
     "help-start": ("bench_start", "help_start"),

@@ -21,6 +21,7 @@ from workload.cast import Draft, Key, User, draft
 
 from keyserver import setup
 from keyserver.config import Config, Epochs, load_config
+from keyserver.data_directory import write_version
 from keyserver.demo.processes import free_port
 from keyserver.files import read_secret
 from keyserver.machine import commands, views
@@ -192,6 +193,7 @@ class Growth:
         with self._open:
             if exception[0] is None:
                 trio.run(_append, self._ground.config.data / "log", self._first, self._payloads)
+                write_version(self._ground.config.data)
 
     def update(self, names: Sequence[str], profile_bytes: int = 0) -> None:
         """Register the users, or update those that are registered, in entries of many commands."""
