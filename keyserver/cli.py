@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyserver import cli_backup, cli_check
+from keyserver import cli_backup, cli_check, cli_keys
 from keyserver.command_line import Commands, config_option, examples, flat, output_option, path_option, show
 
 if TYPE_CHECKING:
@@ -162,17 +162,21 @@ def realm_fingerprint(config_file: Path, realm_file: Path | None) -> None:
     click.echo(fingerprint(_realm(config_file, realm_file)))
 
 
-@realm.command("add-verifier", epilog=examples("keyserver realm add-verifier eff.json umich.json"))
+@realm.command(
+    "add-verifier",
+    epilog=examples("keyserver realm add-verifier a.json", "keyserver realm add-verifier --replace a new.json"),
+)
 @click.argument(
     "info_files", metavar="INFO-FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @config_option
+@click.option("--replace", default="", metavar="NAME", help="Put it in the place of this listed verifier.")
 @output_option
-def realm_add_verifier(info_files: tuple[Path, ...], config_file: Path, output: str) -> None:
+def realm_add_verifier(info_files: tuple[Path, ...], config_file: Path, replace: str, output: str) -> None:
     """List verifiers in realm.json and let them push ratifications.
 
-    INFO-FILE is what `verifier init` made. Changes the realm's fingerprint: publish realm.json anew, then
-    restart the replica.
+    INFO-FILE is what `verifier init` or `verifier rekey` made. Changes the realm's fingerprint: publish
+    realm.json anew, then restart the replica.
     """
     from keyserver.config import load_config
     from keyserver.setup import add_verifiers
@@ -180,7 +184,7 @@ def realm_add_verifier(info_files: tuple[Path, ...], config_file: Path, output: 
     from verifier.realm import fingerprint
 
     config = load_config(config_file)
-    changed = add_verifiers(config, [read_verifier_info(path) for path in info_files])
+    changed = add_verifiers(config, [read_verifier_info(path) for path in info_files], replace=replace)
     click.echo(f"✓ {config.realm_file} lists {len(changed.verifiers)} verifiers", err=True)
     click.echo("  next: publish realm.json anew and restart the replica", err=True)
     record = {
@@ -315,6 +319,7 @@ def log_dump(config_file: Path, start: int, limit: int | None, output: str) -> N
 keyserver.add_command(cli_check.check)
 keyserver.add_command(cli_check.verify_db)
 keyserver.add_command(cli_backup.backup)
+keyserver.add_command(cli_keys.keys)
 
 
 # The rest

@@ -10,7 +10,7 @@ from keyserver.cli_check import progress, show_report
 from keyserver.command_line import Commands, config_option, examples, output_option, path_option, show
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=examples("keyserver backup create -c keyserver.toml r1.e2eks"))
 def backup() -> None:
     """Copy one replica's data into a file, verify such a file, restore it.
 

@@ -25,7 +25,7 @@ from e2eks.v1 import types_pb2 as pb
 from keyserver import certificates
 from keyserver.config import Config, Epochs, Listen, Storage, load_config
 from keyserver.files import SECRET_MODE, ConfigError, read_file, replace_file, write_new
-from keyserver.verifier_list import VerifierInfo, encode_verifier_certificates
+from keyserver.verifier_list import VerifierCertificate, VerifierInfo, encode_verifier_certificates
 from kv.interface import StorageError
 from verifier import encoding, limits, policy
 from verifier.crypto import hashing, signatures, vrf
@@ -277,12 +277,13 @@ ballast_bytes = {storage.ballast_bytes}                     # kept in reserve, t
 """
 
 
-def add_verifiers(config: Config, infos: Sequence[VerifierInfo]) -> Realm:
+def add_verifiers(config: Config, infos: Sequence[VerifierInfo], *, replace: str = "") -> Realm:
     """List verifiers in realm.json and let them push; adding one again changes nothing.
 
-    The realm's policy becomes the default one: majorities of replicas and of verifiers. Raises ConfigError,
-    before anything is written, when that policy was changed by hand, or a name or key is already somebody
-    else's.
+    `replace` names a listed verifier in whose place the one of `infos` is put: its key, certificate and
+    address are dropped, and the quorum follows. The realm's policy becomes the default one: majorities of
+    replicas and of verifiers. Raises ConfigError, before anything is written, when that policy was changed by
+    hand, when a name or key is already somebody else's, or when nobody can be replaced.
     """
     realm = config.realm
     if realm.verification_policy.encoded != _default_policy(realm).encoded:
@@ -291,6 +292,8 @@ def add_verifiers(config: Config, infos: Sequence[VerifierInfo]) -> Realm:
             "Edit verifiers, verification_policy and tls_roots_pem in that file by hand"
         )
     known = {row.key_id: row for row in config.verifier_certificates()}
+    if replace:
+        realm = _replace_verifier(realm, replace, infos, known)
     for info in infos:
         before = known.get(info.certificate.key_id)
         realm = _with_verifier(realm, info, before.tls_certificate_pem if before else "")
@@ -299,6 +302,32 @@ def add_verifiers(config: Config, infos: Sequence[VerifierInfo]) -> Realm:
     replace_file(config.tls.verifier_certificates, encode_verifier_certificates(tuple(known.values())))
     replace_file(config.realm_file, realm_json(realm))
     return realm
+
+
+def _replace_verifier(
+    realm: Realm, name: str, infos: Sequence[VerifierInfo], known: dict[bytes, VerifierCertificate]
+) -> Realm:
+    """Put the new verifier in the old one's place and forget the old certificate, also in `known`."""
+    old = next((v for v in realm.verifiers if v.name == name), None)
+    if old is None:
+        listed = ", ".join(v.name for v in realm.verifiers) or "none"
+        raise ConfigError(f"the realm lists no verifier {name}, so none can be replaced. Listed: {listed}")
+    if len(infos) != 1:
+        raise ConfigError("one verifier is replaced by one: give one INFO-FILE")
+    new = infos[0].certificate
+    if new.key_id == old.key_id:
+        raise ConfigError(f"{name} has this key already: nothing is replaced. Is it the new verifier info?")
+    if any(v.key_id == new.key_id for v in realm.verifiers):
+        raise ConfigError(f"the key of the new {name} is another listed verifier's")
+    message = realm_message(realm)
+    place = [v.public_key.ed25519 for v in message.verifiers].index(old.public_key)
+    message.verifiers[place].public_key.ed25519 = new.public_key
+    message.verifiers[place].name = new.name
+    dropped = known.pop(old.key_id, None)
+    roots = [pem for pem in message.tls_roots_pem if dropped is None or pem != dropped.tls_certificate_pem]
+    del message.tls_roots_pem[:]
+    message.tls_roots_pem.extend(roots)
+    return _with_default_policy(message, new.name)
 
 
 def _default_policy(realm: Realm) -> AuthorizationPolicy:
@@ -324,11 +353,15 @@ def _with_verifier(realm: Realm, info: VerifierInfo, old_certificate_pem: str) -
     ]
     del message.tls_roots_pem[:]
     message.tls_roots_pem.extend([*roots, new.tls_certificate_pem])
+    return _with_default_policy(message, new.name)
+
+
+def _with_default_policy(message: pb.RealmConfig, name: str) -> Realm:
     try:
         message.verification_policy.CopyFrom(encoding.policy_message(_default_policy(realm_from(message))))
         return realm_from(message)
     except Malformed as error:
-        raise ConfigError(f"the verifier {new.name} cannot be listed: {error}") from None
+        raise ConfigError(f"the verifier {name} cannot be listed: {error}") from None
 
 
 def _address(host: str, port: int) -> str:

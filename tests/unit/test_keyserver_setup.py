@@ -216,6 +216,46 @@ def test_a_verifiers_new_address_and_certificate_replace_the_old(tmp_path: Path)
     assert len(config.verifier_certificates()) == 2
 
 
+def replace_by(config: Path, name: str, *infos: Path) -> None:
+    setup.add_verifiers(load_config(config), [read_verifier_info(path) for path in infos], replace=name)
+
+
+def test_a_verifier_with_a_new_key_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    made = set_up(tmp_path / "realm")
+    old, umich = verifier_file(tmp_path, "eff"), verifier_file(tmp_path, "umich")
+    add(made.configs[0], old.path, umich.path)
+    new = verifier_file(tmp_path, "eff-anew", name="eff")
+    replace_by(made.configs[0], "eff", new.path)
+    config = load_config(made.configs[0])
+    realm = config.realm
+    assert [(v.name, v.key_id) for v in realm.verifiers] == [("eff", new.key_id), ("umich", umich.key_id)]
+    assert {row.key_id for row in config.verifier_certificates()} == {new.key_id, umich.key_id}
+    assert old.tls_certificate_pem not in realm.tls_roots_pem
+    assert new.tls_certificate_pem in realm.tls_roots_pem
+    [replica] = realm.genesis_policy.keys
+    quorum = realm.verification_policy.quorum
+    assert policy.satisfied(quorum, {replica, new.key_id, umich.key_id})
+    assert not policy.satisfied(quorum, {replica, old.key_id, umich.key_id})
+    assert realm.hash == made.realm.hash
+
+
+def test_what_cannot_be_replaced_is_refused_and_nothing_changes(tmp_path: Path) -> None:
+    made = set_up(tmp_path / "realm")
+    eff, umich = verifier_file(tmp_path, "eff"), verifier_file(tmp_path, "umich")
+    add(made.configs[0], eff.path, umich.path)
+    new = verifier_file(tmp_path, "eff-anew", name="eff")
+    before = made.realm_file.read_bytes()
+    for name, infos, text in (
+        ("nobody", [new.path], "lists no verifier nobody"),
+        ("eff", [new.path, umich.path], "one INFO-FILE"),
+        ("eff", [eff.path], "has this key already"),
+        ("eff", [umich.path], "another listed verifier's"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            replace_by(made.configs[0], name, *infos)
+    assert made.realm_file.read_bytes() == before
+
+
 def test_the_name_of_another_verifier_and_a_replicas_key_are_refused(tmp_path: Path) -> None:
     made = set_up(tmp_path / "realm")
     add(made.configs[0], verifier_file(tmp_path, "eff").path)

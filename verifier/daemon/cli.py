@@ -144,6 +144,43 @@ def run(config_file: Path, check: bool) -> None:
 
 @main.command()
 @CONFIG
+@click.option("--address", default="", metavar="HOST:PORT",
+              help="Where others reach this verifier. [default: as before]")  # fmt: skip
+@click.option("--floor", type=click.IntRange(min=0), default=0, metavar="EPOCH",
+              help="The old key may have ratified up to here, as you know from elsewhere.")  # fmt: skip
+@_guarded
+def rekey(config_file: Path, address: str, floor: int) -> None:
+    """Give a stopped verifier a new key and register, and print its new verifier info.
+
+    For a verifier in quarantine: restored, copied, or without its register. The old files are set aside as
+    *.retired-TIME and are never used again; what was replayed is kept.
+
+    \b
+    Example:
+      verifier rekey -c verifier.toml
+      keyserver realm add-verifier -c keyserver.toml --replace v1 verifier-info.json
+    """
+    from datetime import UTC, datetime
+
+    from verifier.daemon.config import load_config
+    from verifier.daemon.rekey import rekey as renew
+    from verifier.daemon.run import unix_ms
+
+    config = load_config(config_file)
+    done = renew(config, datetime.fromtimestamp(unix_ms() // 1000, UTC), address=address, floor=floor)
+    click.echo(done.info, nl=False)
+    for path in done.retired:
+        _say(f"✓ set aside {path}")
+    _say(f"✓ {config.name} has a new key; it ratifies nothing up to epoch {done.floor}")
+    _say(f"  next: give {done.info_file} to the realm's operator, who runs")
+    _say(f"        keyserver realm add-verifier -c keyserver.toml --replace {config.name} verifier-info.json")
+    _say(f"  then put the realm.json you get back in place of {config.realm_file} and run")
+    _say(f"        verifier run -c {config.path}")
+    _say("  The old key must not be used anywhere: if a copy of this verifier runs, stop it.")
+
+
+@main.command()
+@CONFIG
 @OUTPUT
 @_guarded
 def status(config_file: Path, output: str) -> None:

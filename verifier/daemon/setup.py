@@ -68,14 +68,7 @@ def init(folder: Path, realm_file: Path, plan: Plan, now: datetime) -> str:
     seed = secrets.token_bytes(signatures.SEED_BYTES)
     public_key = signatures.public_key(seed)
     certificate, key = make_certificate(plan.name, host, now)
-    info = {
-        "schema": INFO_SCHEMA,
-        "name": plan.name,
-        "public_key": public_key.hex(),
-        "address": plan.address,
-        "tls_certificate_pem": certificate.decode("ascii"),
-    }
-    text = json.dumps(info, indent=2, sort_keys=True) + "\n"
+    text = info_text(plan.name, public_key, plan.address, certificate)
     write_new(folder / "verifier.key", seed.hex().encode() + b"\n", SECRET_MODE)
     write_new(folder / "tls.key", key, SECRET_MODE)
     write_new(folder / "tls.pem", certificate)
@@ -87,6 +80,18 @@ def init(folder: Path, realm_file: Path, plan: Plan, now: datetime) -> str:
     write_new(folder / "verifier-info.json", text.encode())
     write_new(folder / "verifier.toml", _toml(plan.name, listen, verification, push).encode())
     return text
+
+
+def info_text(name: str, public_key: bytes, address: str, certificate: bytes) -> str:
+    """The verifier info (JSON) that a realm's operator adds; `certificate` is PEM."""
+    info = {
+        "schema": INFO_SCHEMA,
+        "name": name,
+        "public_key": public_key.hex(),
+        "address": address,
+        "tls_certificate_pem": certificate.decode("ascii"),
+    }
+    return json.dumps(info, indent=2, sort_keys=True) + "\n"
 
 
 def _at_port(realm: Realm, port: int) -> tuple[str, ...]:
