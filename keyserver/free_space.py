@@ -41,6 +41,13 @@ def is_full(error: BaseException) -> bool:
     return False
 
 
+def advised(error: BaseException) -> BaseException:
+    """The failure with what to do about it, if that is to make room."""
+    if not isinstance(error, StorageError) or not is_full(error):
+        return error
+    return StorageError(f"{error}. Make room on the disk and start again: nothing that was promised is lost")
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:

@@ -30,7 +30,7 @@ from keyserver.data_directory import open_data
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
 from keyserver.files import ConfigError
-from keyserver.free_space import Ballast, FreeSpace
+from keyserver.free_space import Ballast, FreeSpace, advised
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
 from keyserver.machine.codes import Halt
@@ -176,7 +176,7 @@ def serve(config: Config, *, leave_diagnostic: bool = False) -> None:
         cause = first_cause(group)
         if isinstance(cause, ConfigError):  # a port in use, say: refused, not crashed
             counter.clear()
-        raise cause from group
+        raise advised(cause) from group
 
 
 def arm_crash_point() -> None:

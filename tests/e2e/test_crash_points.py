@@ -19,7 +19,7 @@ PEOPLE = 2
 PROCESS = {KEYSERVER: REPLICA, "verifier": "v1"}
 VICTIMS = tuple((name, PROCESS[process]) for name, point in POINTS.items() for process in point.processes)
 IMPATIENCE = 0.2  # how often a process dies while it is still starting, or soon after
-VISITS = 12  # of a patient one: some epochs pass before
+VISITS = 8  # of a patient one: some epochs pass before
 
 
 def crash_at(trial: Trial, point: str, victim: str, rng: random.Random) -> None:

@@ -100,9 +100,15 @@ class Trial:
 
 
 @contextmanager
-def under_load(folder: Path, verifiers: tuple[str, ...], people: int, rng: random.Random) -> Iterator[Trial]:
+def under_load(
+    folder: Path,
+    verifiers: tuple[str, ...],
+    people: int,
+    rng: random.Random,
+    kind: type[CrashingRealm] = CrashingRealm,
+) -> Iterator[Trial]:
     """A realm of real processes and people who use it without end. At the end every promise is checked."""
-    realm = CrashingRealm(folder / "realm", verifiers)
+    realm = kind(folder / "realm", verifiers)
     ledger = Ledger(folder / "ledger")
     try:
         realm.open()

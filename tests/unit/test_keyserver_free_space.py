@@ -12,7 +12,7 @@ import trio
 
 from keyserver import free_space
 from keyserver.data_directory import FORMAT, VERSION, UnknownVersion, open_data
-from keyserver.free_space import BALLAST, Ballast, FreeSpace, is_full
+from keyserver.free_space import BALLAST, Ballast, FreeSpace, advised, is_full
 from keyserver.machine.commands import Tick
 from keyserver.metrics import Metrics
 from keyserver.proposer import Proposer
@@ -173,6 +173,13 @@ def test_a_full_disk_is_recognised_by_number_and_by_the_words_of_the_database(
 def test_other_failures_are_not_a_full_disk() -> None:
     assert not is_full(StorageError("the store in x cannot be opened: Corruption: bad block"))
     assert not is_full(OSError(errno.EIO, os.strerror(errno.EIO)))
+
+
+def test_a_full_disk_is_reported_with_what_to_do_and_other_failures_as_they_are() -> None:
+    full, torn = StorageError(os.strerror(errno.ENOSPC)), StorageError("Corruption")
+    assert "Make room on the disk" in str(advised(full))
+    assert isinstance(advised(full), StorageError)
+    assert advised(torn) is torn
 
 
 class Opening:
