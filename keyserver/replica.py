@@ -52,7 +52,7 @@ class Replica:
         self.vrf = vrf
         self.metrics = metrics
         self.waiters = Waiters()
-        self.applied = Signal()  # AFTER every batch
+        self.applied = Signal()  # AFTER every batch, and every write beside
         self.writing = trio.Lock()  # a store has one writer: take it to write, on the trio thread
         self.position = load_position(store)
         self.published = Published(machine.realm, store, load_state(store, machine))
@@ -99,6 +99,7 @@ class Replica:
         """Write rows that no entry of the log writes, between two batches. Raises StorageError."""
         async with self.writing:
             await trio.to_thread.run_sync(self.store.write, puts)
+        self.applied.wake()
 
     def announce(self, batch: Batch) -> None:
         """Advance to what `apply` has written, and wake who waits for it."""

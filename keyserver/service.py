@@ -263,6 +263,7 @@ class Service:
         """
         self._require_staying()
         asked = requests.decode_erase(request, self._realm)
+        self._rates.update(address, asked.user_id)
         index, _ = self._replica.vrf.locate(asked.user_id, address)
         if asked.index != index:
             raise Refused(Reason.WRONG_INDEX, "the index is not that of the user id in this realm")
@@ -270,6 +271,7 @@ class Service:
             found, valid = erasure.verify(rows, self._realm.hash, index, asked.entry_hash, asked.signatures)
         if not found.done:
             self._proposer.require_signing()
+            self._rates.signed_update(index)
             until = trio.current_time() + self._update_timeout
             await self._decide(Erase(index, asked.entry_hash, valid), b"", until)
         return ERASED

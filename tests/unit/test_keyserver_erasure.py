@@ -1,0 +1,353 @@
+"""A replica that forgets: what it asks of an erasure, and how it pays what it owes its own disk."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from asking import HERE, PATIENCE, SMALL, check, present
+from e2eks.v1 import client_pb2
+from e2eks.v1 import types_pb2 as pb
+
+from keyserver import erasure
+from keyserver.erasure import Blanker
+from keyserver.machine import commands
+from keyserver.machine.erasure import owed_blankings
+from keyserver.machine.rows import vrf_cache_key
+from keyserver.machine.state import load_position
+from keyserver.machine.tables import Tables
+from keyserver.rate_limits import Limits, Rate, RateLimits
+from keyserver.run import Parts
+from keyserver.testing import Disk, Person, running, seed
+from kv.interface import StorageError, Store
+from kv.memory import MemoryStore
+from kv.tracing import TracingStore
+from replication.local import LocalLog
+from verifier.crypto import hashing, signatures
+from verifier.erasure import erasure_message
+from verifier.errors import Reason, Refused
+from verifier.lookup import Erased, Present, Revoked
+
+KEY, OTHER_KEY = b"a key to be forgotten", b"another key to be forgotten"
+
+
+def erase(person: Person, **changes: object) -> bytes:
+    """The bytes of a lawful EraseRequest, unless changed."""
+    assert person.entry is not None
+    index, hashed = person.index, person.entry.hash
+    secret = seed(person.user_id)
+    made = signatures.sign(secret, erasure_message(person.small.realm.hash, index, hashed))
+    own = pb.Signature(key_id=hashing.key_id(signatures.public_key(secret)), signature=made)
+    fields: dict[str, object] = {
+        "user_id": person.user_id,
+        "index": index,
+        "entry_hash": hashed,
+        "signatures": [own],
+    }
+    return client_pb2.EraseRequest(**{**fields, **changes}).SerializeToString()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def alice() -> Person:
+    return Person.named("alice", SMALL)
+
+
+async def refused(reason: Reason, parts: Parts, request: bytes) -> None:
+    before = parts.replica.position.index
+    with trio.fail_after(PATIENCE), pytest.raises(Refused) as caught:
+        await parts.service.erase(request, HERE)
+    assert caught.value.reason is reason, caught.value.what
+    entries = parts.log.read(before + 1, before + 1000, 2**30)
+    assert not any("Erase" in str(commands.decode_log_entry(entry.payload).envelope) for entry in entries)
+
+
+async def paid(parts: Parts) -> None:
+    """Wait until no duty is left."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            turn = parts.replica.applied.turn()
+            if not owed_blankings(parts.replica.store, 1):
+                return
+            await turn.wait()
+
+
+def private_bytes(disk: Disk) -> bytes:
+    """Every value of database and log."""
+    found = b""
+    for memory in (disk.database, disk.log):
+        store = MemoryStore(memory)
+        found += b"".join(value for _, value in store.scan(b"", b"\xff"))
+        store.close()
+    return found
+
+
+def known_of(disk: Disk, person: Person) -> list[bytes]:
+    """What is on the disk of a person's name and keys."""
+    data = private_bytes(disk)
+    return [secret for secret in (person.user_id.encode(), KEY, OTHER_KEY) if secret in data]
+
+
+# The use case
+
+
+async def test_the_erased_is_proven_and_on_no_row(tmp_path: Path, alice: Person) -> None:
+    disk, bob = Disk(tmp_path), Person.named("bob", SMALL)
+    async with running(SMALL, disk) as parts:
+        await parts.service.update(bob.update({"ssh": b"bob's"}), HERE)
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.update(alice.update({"ssh": OTHER_KEY}), HERE)
+        assert await parts.service.erase(erase(alice), HERE) == b""
+        epochs = parts.replica.state.signed_epoch
+        assert isinstance(check(SMALL, alice.user_id, parts.service.lookup(alice.lookup(), HERE)), Erased)
+        then = parts.service.lookup(alice.lookup(epoch=epochs - 1), HERE)
+        assert isinstance(check(SMALL, alice.user_id, then, epoch=epochs - 1), Erased)
+        await paid(parts)
+        last = parts.log.status().committed_index
+        parts.log.verify_chain(1, last + 1)  # type: ignore[attr-defined]
+        assert isinstance(present(SMALL, bob.user_id, parts.service.lookup(bob.lookup(), HERE)), Present)
+    assert known_of(disk, alice) == []
+    assert bob.user_id.encode() in private_bytes(disk)
+
+
+async def test_the_same_erasure_again_succeeds_and_proposes_nothing(tmp_path: Path, alice: Person) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        for _ in range(3):
+            assert await parts.service.erase(erase(alice), HERE) == b""
+        entries = parts.log.read(1, 2**32, 2**30)
+        given = [one for e in entries for one in commands.decode_log_entry(e.payload).envelope.commands]
+        assert sum(isinstance(one, commands.Erase) for one in given) == 1
+
+
+async def test_what_is_published_later_is_shown(tmp_path: Path, alice: Person) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.erase(erase(alice), HERE)
+        proof = await parts.service.update(alice.update({"ssh": OTHER_KEY}), HERE)
+        assert dict(present(SMALL, alice.user_id, proof).profile.keys) == {"ssh": OTHER_KEY}
+
+
+async def test_a_revoked_entry_is_erased_by_the_keys_it_had(tmp_path: Path, alice: Person) -> None:
+    disk = Disk(tmp_path)
+    async with running(SMALL, disk) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.update(alice.revocation(), HERE)
+        await parts.service.erase(erase(alice), HERE)
+        assert isinstance(check(SMALL, alice.user_id, parts.service.lookup(alice.lookup(), HERE)), Revoked)
+        await paid(parts)
+    assert known_of(disk, alice) == []
+
+
+async def test_each_refusal_has_its_reason_and_reaches_no_log(tmp_path: Path, alice: Person) -> None:
+    mallory = Person.named("mallory", SMALL)
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.update(mallory.update({"ssh": b"mallory's"}), HERE)
+        theirs = client_pb2.EraseRequest.FromString(erase(mallory)).signatures
+        stale = erase(alice)
+        for reason, request in (
+            (Reason.NOT_AUTHORIZED, erase(alice, signatures=[])),
+            (Reason.NOT_AUTHORIZED, erase(alice, signatures=theirs)),
+            (Reason.VERSION_MISMATCH, erase(alice, entry_hash=bytes(32))),
+            (Reason.WRONG_INDEX, erase(alice, index=mallory.index)),
+            (Reason.WRONG_INDEX, erase(alice, user_id=mallory.user_id)),
+            (Reason.DOMAIN_NOT_SERVED, erase(alice, user_id="alice@elsewhere.example")),
+            (Reason.MALFORMED, erase(alice, user_id="")),
+            (Reason.MALFORMED, erase(alice, index=b"short")),
+            (Reason.MALFORMED, erase(alice, entry_hash=b"")),
+            (Reason.MALFORMED, erase(alice, request_id=b"short")),
+            (Reason.MALFORMED, erase(mallory, signatures=[*theirs, *theirs])),
+            (Reason.MALFORMED, erase(alice, signatures=[pb.Signature(key_id=b"k", signature=b"s")])),
+            (Reason.MALFORMED, b"\xff"),
+        ):
+            await refused(reason, parts, request)
+        nobody = Person.named("nobody", SMALL)
+        nobody.entry = alice.entry
+        await refused(Reason.VERSION_MISMATCH, parts, erase(nobody))
+        await parts.service.update(alice.update({"ssh": OTHER_KEY}), HERE)
+        await refused(Reason.VERSION_MISMATCH, parts, stale)
+        assert dict(present(SMALL, alice.user_id, parts.service.lookup(alice.lookup(), HERE)).profile.keys)
+
+
+async def test_signatures_that_do_not_count_never_reach_the_log(tmp_path: Path, alice: Person) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        own = client_pb2.EraseRequest.FromString(erase(alice)).signatures
+        junk = pb.Signature(key_id=b"j" * 32, signature=b"junk" * 16)
+        await parts.service.erase(erase(alice, signatures=[junk, *own]), HERE)
+        assert not any(b"junkjunk" in entry.payload for entry in parts.log.read(1, 2**32, 2**30))
+
+
+async def test_erasures_are_limited_like_updates(tmp_path: Path, alice: Person) -> None:
+    few = Limits(peer_name_updates=Rate(0.001, 1))
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        parts.service._rates = RateLimits(few)
+        await refused(Reason.NOT_AUTHORIZED, parts, erase(alice, signatures=[]))
+        await refused(Reason.RATE_LIMITED, parts, erase(alice))
+
+
+async def test_a_replica_that_may_not_sign_erases_nothing(tmp_path: Path, alice: Person) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        parts.signer.quarantine("said the test")
+        await refused(Reason.NOT_READY, parts, erase(alice))
+
+
+async def test_looking_for_the_erased_keeps_no_row_of_the_name(tmp_path: Path, alice: Person) -> None:
+    row = vrf_cache_key(alice.user_id)
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        bob = Person.named("bob", SMALL)
+        await parts.service.update(bob.update({"ssh": b"bob's"}), HERE)
+        assert parts.replica.store.get(row) is not None
+        await parts.service.erase(erase(alice), HERE)
+        assert parts.replica.store.get(row) is None
+        for _ in range(3):
+            parts.service.lookup(alice.lookup(), HERE)
+        await parts.service.update(bob.update({"ssh": b"bob's second"}), HERE)
+        assert parts.replica.store.get(row) is None
+
+
+async def test_a_row_owed_in_the_batch_that_erases_is_not_written(tmp_path: Path, alice: Person) -> None:
+    disk = Disk(tmp_path)
+    async with running(SMALL, disk) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        with_rows = parts.replica.vrf.take_rows
+        owed = {vrf_cache_key(alice.user_id): b"place"}
+        parts.replica.vrf.take_rows = lambda: {**with_rows(), **owed}  # type: ignore[method-assign]
+        await parts.service.erase(erase(alice), HERE)
+        parts.replica.vrf.take_rows = with_rows  # type: ignore[method-assign]
+        assert parts.replica.store.get(vrf_cache_key(alice.user_id)) is None
+
+
+# The blanker
+
+
+class Reluctant(TracingStore):
+    """A store whose compaction goes wrong as often as the test says: False, or an error."""
+
+    def __init__(self, store: Store, outcomes: list[bool | StorageError]) -> None:
+        super().__init__(store)
+        self._outcomes = outcomes
+
+    def compact(self, keys: Collection[bytes]) -> bool:
+        outcome = self._outcomes.pop(0) if self._outcomes else True
+        if isinstance(outcome, StorageError):
+            raise outcome
+        return outcome and super().compact(keys)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "REST_S", 0.001)
+
+
+async def test_a_purge_that_must_wait_for_readers_is_tried_again(tmp_path: Path, alice: Person) -> None:
+    disk, outcomes = Disk(tmp_path), list[bool | StorageError]([False, False])
+    async with running(SMALL, disk, over=lambda store: Reluctant(store, outcomes)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.erase(erase(alice), HERE)
+        await paid(parts)
+    assert outcomes == []
+    assert known_of(disk, alice) == []
+
+
+async def test_a_purge_that_fails_ends_the_replica_and_is_made_up_for(tmp_path: Path, alice: Person) -> None:
+    disk = Disk(tmp_path)
+    failure = StorageError("said the test")
+    with pytest.RaisesGroup(StorageError, flatten_subgroups=True):
+        async with running(SMALL, disk, over=lambda store: Reluctant(store, [failure])) as parts:
+            await parts.service.update(alice.update({"ssh": KEY}), HERE)
+            await parts.service.erase(erase(alice), HERE)
+            await trio.sleep_forever()
+    async with running(SMALL, disk) as parts:
+        await paid(parts)
+    assert known_of(disk, alice) == []
+
+
+@asynccontextmanager
+async def parts_at_rest(disk: Disk) -> AsyncIterator[tuple[MemoryStore, LocalLog]]:
+    """Database and log of a replica that does not run."""
+    store = MemoryStore(disk.database)
+    log = LocalLog(MemoryStore(disk.log), commands.public_part)
+    await log.start(load_position(store).index + 1)
+    try:
+        yield store, log
+    finally:
+        await log.stop()
+        store.close()
+
+
+async def test_a_crash_between_any_two_steps_leaves_the_duty(
+    tmp_path: Path, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blanker ends after each number of its acts; the next start pays all the same."""
+
+    async def nothing(_: Blanker) -> None:
+        await trio.sleep_forever()
+
+    acts = ("rewrite_private", "compact", "write_beside")
+    for number, act in enumerate(acts):
+        folder = tmp_path / act
+        folder.mkdir()
+        disk = Disk(folder)
+        person = Person.named(f"person-{number}", SMALL)
+        with monkeypatch.context() as patch:
+            patch.setattr(Blanker, "run", nothing)
+            async with running(SMALL, disk) as parts:
+                await parts.service.update(person.update({"ssh": KEY}), HERE)
+                await parts.service.erase(erase(person), HERE)
+                owed = owed_blankings(parts.replica.store, 10)
+                assert owed
+                holder = parts.replica if act == "write_beside" else parts.log
+
+                async def crash(*_: object) -> bool:
+                    raise KeyboardInterrupt
+
+                patch.setattr(holder, act, crash)
+                with pytest.raises(KeyboardInterrupt):
+                    await Blanker(parts.replica, parts.log).pay(owed)
+                assert owed_blankings(parts.replica.store, 10) == owed
+        async with parts_at_rest(disk) as (store, _):
+            assert owed_blankings(store, 10) == owed
+        async with running(SMALL, disk) as parts:
+            await paid(parts)
+        assert known_of(disk, person) == []
+
+
+async def test_parts_of_refused_updates_leave_the_log_too(tmp_path: Path, alice: Person) -> None:
+    disk = Disk(tmp_path)
+    async with running(SMALL, disk) as parts:
+        await parts.service.update(alice.update({"ssh": b"kept"}), HERE)
+        person = replace(alice, entry=None)
+        asked = client_pb2.UpdateRequest.FromString(person.update({"ssh": KEY}))
+        contents = commands.encode_private_contents(alice.user_id, asked.profile, asked.profile_nonce)
+        part = commands.encode_private_part(bytes(32), contents)
+        parts.proposer.submit(commands.Tick(), part)
+        await parts.service.update(alice.update({"ssh": b"kept too"}), HERE)
+        await paid(parts)
+    data = private_bytes(disk)
+    assert KEY not in data
+    assert b"kept too" in data
+
+
+async def test_a_replica_replays_a_log_that_was_blanked_meanwhile(tmp_path: Path, alice: Person) -> None:
+    """A database that is older than its log: the lost rows come back, the erased do not."""
+    disk, bob = Disk(tmp_path), Person.named("bob", SMALL)
+    async with running(SMALL, disk) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.update(bob.update({"ssh": b"bob's"}), HERE)
+        await parts.service.erase(erase(alice), HERE)
+        await paid(parts)
+        position = parts.replica.position
+    fresh = Disk(tmp_path, log=disk.log)
+    (tmp_path / "register").unlink()
+    async with running(SMALL, fresh) as parts:
+        with trio.fail_after(PATIENCE):
+            while parts.replica.position.index < position.index:
+                await parts.replica.applied.turn().wait()
+        assert not list(parts.replica.store.scan(*Tables.PROFILES.span(alice.index)))
+        assert len(list(parts.replica.store.scan(*Tables.PROFILES.span(bob.index)))) == 1
