@@ -10,6 +10,7 @@ from attacks.client import ClientSurface
 from attacks.ed25519 import Ed25519
 from attacks.http import Http
 from attacks.keyfile import Keyfile
+from attacks.limits import LimitsSurface
 from attacks.log import Log
 from attacks.merkle import Merkle
 from attacks.name import Name
@@ -26,6 +27,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
     "client": ClientSurface,
     "ed25519": Ed25519,
     "keyfile": Keyfile,
+    "limits": LimitsSurface,
     "log": Log,
     "merkle": Merkle,
     "name": Name,
@@ -48,6 +50,7 @@ LEAST: Mapping[str, int] = {
     "grpc": 75,
     "http": 15,
     "keyfile": 60,
+    "limits": 8,
     "log": 50,
     "merkle": 50,
     "name": 20,
