@@ -83,12 +83,12 @@ class Faults:
 class Subject:
     """What is checked, in the order in which it is read: each part is iterated once, one after the other.
 
-    `applied` is the log index at which the rows stand. `entries` begin with 1; those after `applied` are
-    only passed over. `rows` are all others of the database, in key order. `found` is filled while reading:
-    faults of the copy itself, such as a break in the log's chain.
+    `applied` is the log index at which the rows stand, None if that is not known. `entries` begin with 1;
+    those after `applied` are only passed over. `rows` are all others of the database, in key order. `found`
+    is filled while reading: faults of the copy itself, such as a break in the log's chain.
     """
 
-    applied: int
+    applied: int | None
     index_proofs: Iterable[Row]
     entries: Iterable[Entry]
     rows: Iterable[Row]
@@ -161,7 +161,7 @@ def check(
         except Unreadable as error:
             faults.add(STORAGE, "", str(error))
     if replay.is_whole and recorded is not None:
-        check_register(machine.realm, scratch, recorded, subject.applied, faults.add)
+        check_register(machine.realm, scratch, recorded, replay.position.index, faults.add)
     return Report(
         applied=replay.position.index,
         digest=replay.position.digest,
@@ -178,13 +178,13 @@ class Replay:
     """The rows that a log makes, up to the entry `applied`."""
 
     def __init__(
-        self, machine: Machine, scratch: Store, faults: Faults, applied: int, proofs: IndexProofs
+        self, machine: Machine, scratch: Store, faults: Faults, applied: int | None, proofs: IndexProofs
     ) -> None:
         self._machine = machine
         self._proofs = proofs
         self.scratch = scratch
         self._faults = faults
-        self._applied = applied
+        self._applied = applied or 0
         self._pending = Overlay(scratch)
         self.state = genesis_state(machine)
         self.position = GENESIS_POSITION
@@ -192,7 +192,8 @@ class Replay:
         self.unopened: set[bytes] = (
             set()
         )  # keys of private rows whose private part is there and does not open
-        self.is_whole = not faults.counts[LOG]  # as long as every entry could be applied
+        # As long as every entry up to a known one could be applied.
+        self.is_whole = applied is not None and not faults.counts[LOG]
 
     def feed(self, index: int, payload: bytes) -> None:
         """The next entry, in order."""

@@ -39,5 +39,5 @@ def check_replica(config: Config, progress: Progress) -> Checked:
 
 
 def _check(config: Config, subject: Subject, recorded: Recorded | None, progress: Progress) -> Report:
-    with scratch_store(subject.applied) as scratch:
+    with scratch_store(subject.applied or 0) as scratch:
         return check(machine_of(config), subject, scratch, recorded=recorded, progress=progress)

@@ -67,7 +67,7 @@ def stopped_replica(config: Config) -> Iterator[Subject]:
         rows = _open(stack, config.data / DATABASE, STORAGE, found)
         log = _open(stack, config.data / LOG_FOLDER, LOG, found)
         if rows is None or log is None:
-            yield Subject(0, (), (), (), found)
+            yield Subject(None, (), (), (), found)
         else:
             yield subject_of(rows, log, found)
 
@@ -76,7 +76,7 @@ def subject_of(rows: Reader, log: Reader, found: Faults) -> Subject:
     """A database and the rows of a local log, to be checked."""
     applied = _applied(rows, found)
     if applied is None:
-        return Subject(0, (), (), (), found)
+        return Subject(None, (), (), (), found)
     proofs = rows.scan(*Tables.VRF_CACHE.span())
     return Subject(applied, proofs, linked_entries(log, found), other_rows(rows), found)
 
