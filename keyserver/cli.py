@@ -164,7 +164,9 @@ def realm_fingerprint(config_file: Path, realm_file: Path | None) -> None:
 
 @realm.command(
     "add-verifier",
-    epilog=examples("keyserver realm add-verifier a.json", "keyserver realm add-verifier --replace a new.json"),
+    epilog=examples(
+        "keyserver realm add-verifier a.json", "keyserver realm add-verifier --replace a new.json"
+    ),
 )
 @click.argument(
     "info_files", metavar="INFO-FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)

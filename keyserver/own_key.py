@@ -44,7 +44,7 @@ from verifier.types import Realm, SignedHead, Verifier
 GET = "/e2eks.v1.RatifiedHeads/Get"
 NEWEST = verification_pb2.RatifiedHeadRequest().SerializeToString(deterministic=True)
 ASK_S = 3.0  # a start waits no longer than this for verifiers that do not answer
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S = 5.0
 LOOK_SOONEST_S = 1.0  # however often a verifier shows another head
 PROPOSED_KEPT = 4096  # entries under way; a log that is so far behind has long refused new ones
 
