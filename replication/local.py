@@ -48,9 +48,11 @@ def open_local_log(
     """
     store = LevelDBStore(directory, create=create, cache_bytes=CACHE_BYTES)
     try:
-        return LocalLog(store, public_part)
-    except BaseException:
+        return LocalLog(store, public_part, where=f"the log in {os.fspath(directory)}")
+    except BaseException as error:
         store.close()
+        if isinstance(error, StorageError) and os.fspath(directory) not in str(error):
+            raise StorageError(f"the log in {os.fspath(directory)}: {error}") from error
         raise
 
 
@@ -61,8 +63,10 @@ class LocalLog:
     when the store holds something else or its newest rows do not fit together.
     """
 
-    def __init__(self, store: Store, public_part: PublicPart) -> None:
+    def __init__(self, store: Store, public_part: PublicPart, *, where: str = "the log") -> None:
+        """`where` names the log in errors."""
         self._store = store
+        self._where = where
         self._public_part = public_part
         self._last, self._link = open_tail(store, public_part)
         self._recent: tuple[LogEntry, ...] = ()  # the newest run, for iterators that are up to date
@@ -86,7 +90,8 @@ class LocalLog:
         if self._lo is not None or self._stopping:
             raise LogNotRunning("a log is started once")
         if lo > self._last + 1:
-            raise StorageError(f"entry {lo - 1} was applied but the log ends at {self._last}: a lost end")
+            what = f"entry {lo - 1} was applied but {self._where} ends at {self._last}"
+            raise StorageError(f"{what}: a lost end")
         self._lo = lo
 
     async def propose(self, payload: bytes) -> None:
