@@ -49,11 +49,16 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     peer_calls: Rate = Rate(2_000, 20_000)  # about what one core answers: a peer may not take a second one
     peer_updates: Rate = Rate(500, 5_000)  # half of what one replica decides
-    peer_unknown_names: Rate = Rate(500, 5_000)  # a VRF proof each: a fifth of a core
+    peer_unknown_names: Rate = Rate(
+        200, 1_000
+    )  # a VRF proof each: a tenth of a core; an address book at once
     peer_name_lookups: Rate = Rate(200, 2_000)  # a mail server that asks for a busy correspondent
     peer_name_updates: Rate = Rate(10, 100)  # a person waits for each; the rest are retries
     index_updates: Rate = Rate(1, 20)  # signed by the index's own keys; UPDATES_PER_DAY may be spent at once
-    connection_refusals: Rate = Rate(100, 1_000)  # refused or cancelled calls, then the connection is cut
+    connection_refusals: Rate = Rate(
+        20, 256
+    )  # calls refused at once or cancelled; then the connection is cut
+    peer_refusals: Rate = Rate(50, 1_000)  # the same of all connections: who comes back is cut sooner
     peer_connections: Number = 512  # of all listeners; more are cut
     peer_calls_at_once: Number = 1_500  # of 2,048 in all; waiting updates are most of them
     peer_streams: Number = 256  # verifiers behind one gateway, and some that reconnect
@@ -138,7 +143,9 @@ class RateLimits:
         self._index_updates = buckets("index_updates", "too many updates of one entry", INDEXES_REMEMBERED)
         what = "too many names that are not registered, from one address"
         self.unknown_names: Buckets[str] = buckets("peer_unknown_names", what, networks)
-        self._refusals = buckets("connection_refusals", "too many calls refused or cancelled", networks)
+        what = "too many calls refused or cancelled"
+        self._connection_refusals = buckets("connection_refusals", what, networks)
+        self._peer_refusals = buckets("peer_refusals", what, networks)
 
     def call(self, peer: str) -> None:
         """Any call."""
@@ -158,8 +165,9 @@ class RateLimits:
         self._index_updates.take(index)
 
     def refusal(self, connection: str) -> None:
-        """A call that was refused for its rate, or cancelled before it was answered."""
-        self._refusals.take(connection)
+        """A call of a connection that was refused at once, or cancelled before it was answered."""
+        self._peer_refusals.take(network_of(connection))
+        self._connection_refusals.take(connection)
 
 
 @lru_cache(NETWORKS_REMEMBERED)

@@ -14,7 +14,7 @@ import trio
 from keyserver.machine import views
 from keyserver.replica import Replica
 
-PAGE_BYTES = 64 * 1024  # of the 1 MiB allowed: what an unread stream holds, and some 200 updates
+PAGE_BYTES = 32 * 1024  # of the 1 MiB allowed: what an unread stream holds; some 100 updates
 STEPS_PER_PAGE = 10_000  # what a verifier decodes at once; bytes bound most pages before this does
 READERS = 4  # pages being read at one time: more would only queue at the disk
 

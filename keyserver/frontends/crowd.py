@@ -7,15 +7,23 @@ would take beyond its share is refused before it is taken.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from keyserver.rate_limits import Limits, RateLimited
 
+T = TypeVar("T")
+
 RETRY_AFTER_S = 1.0  # what leaves is not known beforehand
 READERS = 64  # requests that arrive at one time: each holds up to 256 KiB before anything is known of it
+READERS_PER_NETWORK = 32
 READERS_PER_CONNECTION = 8  # one connection that dribbles leaves the others room
+HURRY_SECONDS = 0.25  # to read a request while others wait: 256 KiB at 8 Mbit/s
+PENITENTS_PER_NETWORK = 256
+PENITENTS = 512  # of the 2,048 calls
+PENANCE_SECONDS = 1.0
 
 
 class Crowd:
@@ -83,25 +91,127 @@ class Visit:
 
 
 class Readers:
-    """Turns at reading requests: so many in all, so many of one connection; others queue, in order."""
+    """Turns at reading requests: so many in all, of one network, of one connection; others queue, in order.
 
-    def __init__(self, total: int = READERS, each: int = READERS_PER_CONNECTION) -> None:
+    Nobody is hurried while there are turns. Once somebody waits for one, a turn lasts HURRY_SECONDS.
+    """
+
+    def __init__(self, total: int = READERS) -> None:
         self._all = asyncio.Semaphore(total)
-        self._each = each
-        self._connections: dict[str, tuple[asyncio.Semaphore, int]] = {}  # its turns, and who wants one
+        self._groups: dict[str, tuple[asyncio.Semaphore, int]] = {}  # its turns, and who wants or has one
+        self._reading: set[asyncio.Timeout] = set()
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self._groups)
+
+    async def read(
+        self, connection: str, network: str, seconds: float, read: Callable[[], Awaitable[T]]
+    ) -> T:
+        """What `read` returns, in a turn. Raises TimeoutError; RateLimited for one that was hurried."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        patience = asyncio.timeout_at(end)
+        try:
+            async with (
+                patience,
+                self._turn(connection, READERS_PER_CONNECTION),
+                self._turn(network, READERS_PER_NETWORK),
+                self._any_turn(),
+            ):
+                if self._waiting:
+                    patience.reschedule(min(end, loop.time() + HURRY_SECONDS))
+                self._reading.add(patience)
+                try:
+                    return await read()
+                finally:
+                    self._reading.discard(patience)
+        except TimeoutError:
+            if loop.time() >= end:
+                raise
+            raise RateLimited("the request came slowly, while others waited", RETRY_AFTER_S) from None
 
     @asynccontextmanager
-    async def turn(self, connection: str) -> AsyncIterator[None]:
-        """Wait for a turn, and have it."""
-        turns, wanted = self._connections.get(connection) or (asyncio.Semaphore(self._each), 0)
-        self._connections[connection] = (turns, wanted + 1)
+    async def _turn(self, name: str, each: int) -> AsyncIterator[None]:
+        turns, wanted = self._groups.get(name) or (asyncio.Semaphore(each), 0)
+        self._groups[name] = (turns, wanted + 1)
         try:
-            async with turns, self._all:
+            async with turns:
                 yield
         finally:
-            turns, wanted = self._connections.pop(connection)
+            turns, wanted = self._groups.pop(name)
             if wanted > 1:
-                self._connections[connection] = (turns, wanted - 1)
+                self._groups[name] = (turns, wanted - 1)
+
+    @asynccontextmanager
+    async def _any_turn(self) -> AsyncIterator[None]:
+        if self._all.locked():
+            soon = asyncio.get_running_loop().time() + HURRY_SECONDS
+            for patience in self._reading:
+                end = patience.when()
+                patience.reschedule(soon if end is None else min(end, soon))
+        self._waiting += 1
+        try:
+            await self._all.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._all.release()
+
+
+class FairShare:
+    """Turns at the edge thread's processor: one at a time, each connection's in turn, whoever asks how much.
+
+    A caller alone has its turn at once.
+    """
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._busy = False
+
+    async def turn(self, connection: str) -> None:
+        """Return when it is this call's turn; it lasts until the caller next waits for something."""
+        loop = asyncio.get_running_loop()
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next)
+            return
+        future = loop.create_future()
+        self._queues.setdefault(connection, deque()).append(future)
+        await future
+
+    def _next(self) -> None:
+        """Give the next turn. Once in each round of the loop, so that calls are taken in between."""
+        self._busy = False
+        while self._queues and not self._busy:
+            connection, queue = self._queues.popitem(last=False)
+            future = queue.popleft()
+            if queue:
+                self._queues[connection] = queue
+            if not future.done():  # whose caller has gone
+                future.set_result(None)
+                self._busy = True
+        if self._busy:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
+class Penance:
+    """Refusals for a rate are told late, so that whoever does not listen asks no faster. Some at a time."""
+
+    def __init__(self) -> None:
+        self._held: Counter[str] = Counter()
+
+    async def hold(self, network: str) -> bool:
+        """Wait PENANCE_SECONDS; False, at once, when too many of the network wait already."""
+        if self._held[network] >= PENITENTS_PER_NETWORK or self._held.total() >= PENITENTS:
+            return False
+        self._held[network] += 1
+        try:
+            await asyncio.sleep(PENANCE_SECONDS)
+        finally:
+            self._held[network] -= 1
+            if not self._held[network]:
+                del self._held[network]
+        return True

@@ -24,7 +24,7 @@ import structlog
 
 from keyserver.frontends import errors
 from keyserver.frontends.connections import hang_up
-from keyserver.frontends.crowd import Crowd, Readers, Visit
+from keyserver.frontends.crowd import Crowd, FairShare, Penance, Readers, Visit
 from keyserver.frontends.edge import Edge, EdgeClosed
 from keyserver.machine.codes import Halt
 from keyserver.rate_limits import RateLimited, RateLimits, network_of
@@ -89,6 +89,8 @@ class Handlers:
         self._crossings = 0
         self._idle = asyncio.Event()
         self._readers = Readers()
+        self._share = FairShare()
+        self._penance = Penance()
         self._cuts: OrderedDict[str, float] = OrderedDict()  # connection -> when it was cut
         self._log = structlog.get_logger("edge")
 
@@ -122,27 +124,26 @@ class Handlers:
             try:
                 self._rates.call(peer.address)
                 visit = self._crowd.enter(peer.address, stream=stream)
-                context.add_done_callback(lambda _: visit.leave())
-                request = await self._request(connection, context)
+                at_end(visit.leave)
+                request = await self._request(connection, peer.address, context)
                 visit.carry(len(request))
                 answer = await work(request, peer, visit, context)
             except Exception as error:
                 await self._end(context, name, started, error)
             except asyncio.CancelledError:
                 self._observe(name, "CANCELLED", time.monotonic() - started)
-                self._bear_with(peer, connection)
+                self._bear_with(connection)
                 raise
             self._observe(name, "OK", time.monotonic() - started)
             return answer
 
         return handle
 
-    async def _request(self, connection: str, context: Any) -> bytes:
+    async def _request(self, connection: str, network: str, context: Any) -> bytes:
         """The request, whole. Raises Malformed if none comes in time."""
         seconds = self._limits.request_timeout_ms / 1000
         try:
-            async with asyncio.timeout(seconds), self._readers.turn(connection):
-                request: bytes | object = await context.read()
+            request: bytes | object = await self._readers.read(connection, network, seconds, context.read)
         except TimeoutError:
             raise Malformed(f"the request did not arrive within {seconds:g} s") from None
         if not isinstance(request, bytes):
@@ -151,6 +152,7 @@ class Handlers:
 
     def _direct(self, use_case: Callable[[bytes, Caller], bytes]) -> Work:
         async def work(request: bytes, peer: Caller, visit: Visit, context: Any) -> bytes:
+            await self._share.turn(context.peer())
             answer = use_case(request, peer)
             self._let_go(answer, visit, context)
             return answer
@@ -176,7 +178,7 @@ class Handlers:
         visit.carry(len(answer))
         seconds = self._limits.send_timeout_ms / 1000
         timer = asyncio.get_running_loop().call_later(seconds, self._cut, context.peer(), SLOW_READER)
-        context.add_done_callback(lambda _: timer.cancel())
+        at_end(timer.cancel)
 
     def _pages(self, use_case: Callable[[bytes, Caller], NextPage]) -> Work:
         async def work(request: bytes, peer: Caller, _: Visit, context: Any) -> None:
@@ -192,10 +194,10 @@ class Handlers:
 
         return work
 
-    def _bear_with(self, peer: Caller, connection: str) -> None:
-        """Count a call that came to nothing; cut the connection of a network that has too many."""
+    def _bear_with(self, connection: str) -> None:
+        """Count a call that came to nothing; cut a connection that has too many of them."""
         try:
-            self._rates.refusal(peer.address)
+            self._rates.refusal(connection)
         except RateLimited:
             self._cut(connection, "too many calls refused or cancelled")
 
@@ -226,11 +228,22 @@ class Handlers:
             refusal = Refused(Reason.NOT_READY, "the replica cannot read its data and stops")
         self._observe(name, refusal.reason if refusal else "INTERNAL", time.monotonic() - started)
         if refusal is not None:
-            if refusal.reason is Reason.RATE_LIMITED:
-                self._bear_with(caller(context), context.peer())
+            if isinstance(refusal, RateLimited) and not await self._penance.hold(caller(context).address):
+                self._bear_with(context.peer())
             await errors.refuse(context, refusal)
         self._log.error("call failed", method=name, error=type(error).__name__, at=places(error))
         await errors.fail(context)
+
+
+def at_end(act: Callable[[], object]) -> None:
+    """Act when the call is over: its answer and status sent, or its caller gone.
+
+    gRPC has callbacks of its own; they keep the call, and its place in the connection, until the garbage
+    collector comes by. The task of a call ends with it.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda _: act())
 
 
 def caller(context: Any) -> Caller:

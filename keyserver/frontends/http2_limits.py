@@ -8,9 +8,9 @@ from __future__ import annotations
 from verifier import limits
 
 CONCURRENT_CALLS = 2_048  # of one server; each costs some 20 KiB, whatever it waits for
-CONCURRENT_STREAMS = 512  # of one connection; HTTP/2 allows without end
+CONCURRENT_STREAMS = 256  # of one connection; HTTP/2 allows without end
 CONNECTIONS = 1_024  # of one server, within the usual limit of open files; each costs some 60 KiB
-PENDING_CALLS = 512  # accepted by nobody yet: beyond it calls are turned away unseen
+PENDING_CALLS = 1_500  # accepted by nobody yet, some 10 KiB each: beyond it calls are turned away by lot
 UNREAD_BYTES = 16 * 1024  # of one call whose request nobody reads yet
 METADATA_BYTES = 8 * 1024  # of the headers of one call: more is refused, far more ends the connection
 
@@ -32,5 +32,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # followers of an idle stream may ping
     ("grpc.http2.max_ping_strikes", 2),  # then the connection ends
+    ("grpc.http2.ping_on_rst_stream_percent", 100),  # a caller that resets must answer before it may go on
     ("grpc.so_reuseport", 0),  # a second process on the port is a mistake, and is told so
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -21,6 +22,8 @@ CANCEL = 8  # an error code
 ENHANCE_YOUR_CALM = 11
 GRPC_FRAME = struct.Struct(">BI")  # compressed or not, and the length of one message
 TIMEOUT_S = 60.0
+WINDOW = 65_535  # before the server says otherwise
+FRAME_BYTES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,11 @@ class Connection:
         plain.connect(("127.0.0.1", port))
         self._socket = _over_tls(plain, roots) if roots else plain
         self._stream = -1
-        self._received = b""
+        self._received = bytearray()
+        self._ended: set[int] = set()
+        self._counted = 0
+        self._initial_window = WINDOW
+        self._taken: Counter[int] = Counter()  # bytes sent and not given back, of each stream and (0) of all
         self.send(PREFACE + settings(wanted or {}))
 
     def __enter__(self) -> Self:
@@ -137,40 +144,101 @@ class Connection:
         self._stream += 2
         return self._stream
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no call was made yet."""
+        return self._stream < 0
+
     def start(self, path: str, request: bytes) -> int:
         """Make a call; its stream."""
         stream = self.next_stream()
         self.send(call(stream, path, request))
         return stream
 
+    def send_data(self, stream: int, data: bytes) -> None:
+        """Send data, as fast as the server takes it, and end the stream; stop if the server has ended it."""
+        left = memoryview(data)
+        while len(left) and stream not in self._ended:
+            room = min(self._window(0), self._window(stream), FRAME_BYTES)
+            if room <= 0:
+                if self._next() is None:
+                    raise ConnectionResetError("the server has closed the connection")
+                continue
+            piece, left = left[:room], left[room:]
+            self._taken[0] += len(piece)
+            self._taken[stream] += len(piece)
+            self.send(frame(DATA, 0 if len(left) else END_STREAM, stream, bytes(piece)))
+
+    def swallow(self) -> bool:
+        """Take what has come, without waiting; whether the server has closed the connection."""
+        self._socket.settimeout(0)
+        try:
+            while self._next() is not None:
+                pass
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        finally:
+            self._socket.settimeout(TIMEOUT_S)
+        return True
+
     def frames(self) -> Iterator[Frame]:
         """What the server sends, until it closes. Raises TimeoutError."""
-        while True:
-            header = self._exactly(9)
-            if not header:
-                return
-            length = int.from_bytes(header[:3], "big")
-            kind, flags, stream = struct.unpack(">BBI", header[3:])
-            yield Frame(kind, flags, stream, self._exactly(length))
+        while (found := self._next()) is not None:
+            yield found
+
+    def take_everything(self) -> None:
+        """Let the server send as much as it likes over all calls together."""
+        room = (1 << 31) - 1 - WINDOW
+        self.send(frame(WINDOW_UPDATE, payload=room.to_bytes(4, "big")))
+
+    def wait_for_all(self) -> int:
+        """Wait until no call is open; how many there were since the last time."""
+        while 2 * len(self._ended) < self._stream + 1 and self._next() is not None:
+            pass
+        ended = len(self._ended) - self._counted
+        self._counted = len(self._ended)
+        return ended
 
     def until_ended(self, stream: int) -> list[Frame]:
         """All frames up to the one that ends the stream, or the connection."""
         seen: list[Frame] = []
-        for found in self.frames():
+        while stream not in self._ended and (found := self._next()) is not None:
             seen.append(found)
-            ends = found.kind == RST_STREAM or (found.kind in (DATA, HEADERS) and found.flags & END_STREAM)
-            if found.stream == stream and ends:
-                break
         return seen
 
-    def _exactly(self, length: int) -> bytes:
-        while len(self._received) < length:
+    def _next(self) -> Frame | None:
+        """The next frame, or None at the end."""
+        while (found := self._cut_off()) is None:
             try:
                 more = self._socket.recv(65536)
-            except (ConnectionError, ssl.SSLError):
+            except (ConnectionError, ssl.SSLEOFError):
                 more = b""
             if not more:
-                return b""
+                return None
             self._received += more
-        taken, self._received = self._received[:length], self._received[length:]
-        return taken
+        if found.kind == WINDOW_UPDATE:
+            self._taken[found.stream] -= int.from_bytes(found.payload, "big")
+        elif found.kind == SETTINGS:
+            for at in range(0, len(found.payload), 6):
+                name, value = struct.unpack_from(">HI", found.payload, at)
+                if name == INITIAL_WINDOW_SIZE:
+                    self._initial_window = value
+        elif found.kind == RST_STREAM or (found.kind in (DATA, HEADERS) and found.flags & END_STREAM):
+            self._ended.add(found.stream)
+        if found.kind in (SETTINGS, PING) and not found.flags & ACK:  # or few calls are let in
+            self.send(frame(found.kind, ACK, 0, found.payload if found.kind == PING else b""))
+        return found
+
+    def _cut_off(self) -> Frame | None:
+        """The first frame of what was received, if it is there whole."""
+        length = int.from_bytes(self._received[:3], "big")
+        if len(self._received) < 9 + length:
+            return None
+        kind, flags, stream = struct.unpack_from(">BBI", self._received, 3)
+        payload = bytes(self._received[9 : 9 + length])
+        del self._received[: 9 + length]
+        return Frame(kind, flags, stream, payload)
+
+    def _window(self, stream: int) -> int:
+        """How many bytes the server still takes, of one stream or (0) of all."""
+        return (self._initial_window if stream else WINDOW) - self._taken[stream]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from keyserver.frontends.crowd import Crowd, Readers
+from keyserver.frontends import crowd
+from keyserver.frontends.crowd import Crowd, FairShare, Readers
 from keyserver.rate_limits import Buckets, Limits, Rate, RateLimited, RateLimits, network_of
 from verifier.errors import Reason
 
@@ -147,21 +148,21 @@ def test_a_crowd_counts_calls_streams_and_bytes_and_forgets_who_left() -> None:
     granted = limits_of(
         peer_calls_at_once=3, peer_streams=1, streams=2, peer_request_bytes=100, request_bytes=150
     )
-    crowd = Crowd(granted, refused.append)
-    stream = crowd.enter("a", stream=True)
+    inside = Crowd(granted, refused.append)
+    stream = inside.enter("a", stream=True)
     with pytest.raises(RateLimited):
-        crowd.enter("a", stream=True)
-    crowd.enter("b", stream=True)
+        inside.enter("a", stream=True)
+    inside.enter("b", stream=True)
     with pytest.raises(RateLimited):
-        crowd.enter("c", stream=True)
-    first, second = crowd.enter("a", stream=False), crowd.enter("a", stream=False)
+        inside.enter("c", stream=True)
+    first, second = inside.enter("a", stream=False), inside.enter("a", stream=False)
     with pytest.raises(RateLimited):
-        crowd.enter("a", stream=False)
+        inside.enter("a", stream=False)
     first.carry(60)
     with pytest.raises(RateLimited):
         second.carry(41)
     second.carry(40)
-    other = crowd.enter("b", stream=False)
+    other = inside.enter("b", stream=False)
     with pytest.raises(RateLimited):
         other.carry(51)
     other.carry(50)
@@ -169,31 +170,108 @@ def test_a_crowd_counts_calls_streams_and_bytes_and_forgets_who_left() -> None:
     assert refused == names
     for visit in (first, first, second, stream):
         visit.leave()
-    again = crowd.enter("a", stream=True)
+    again = inside.enter("a", stream=True)
     again.carry(100)
 
 
-def test_readers_take_turns_by_connection_and_in_all() -> None:
+class Reading:
+    """Readers whose requests arrive when the test says."""
+
+    def __init__(self, total: int) -> None:
+        self.readers = Readers(total)
+        self.begun: list[str] = []
+        self.arrived = asyncio.Event()
+
+    def start(self, name: str, seconds: float = 60.0) -> asyncio.Task[str]:
+        connection, network = f"{name}:1", name.rstrip("0123456789")
+
+        async def read() -> str:
+            self.begun.append(name)
+            await self.arrived.wait()
+            return name
+
+        return asyncio.create_task(self.readers.read(connection, network, seconds, read))
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_one_connection_and_one_network_read_only_so_many_requests_at_once() -> None:
     async def run() -> None:
-        readers = Readers(total=3, each=2)
-        reading, leave = [], asyncio.Event()
-
-        async def read(connection: str) -> None:
-            async with readers.turn(connection):
-                reading.append(connection)
-                await leave.wait()
-
-        tasks = [asyncio.create_task(read(name)) for name in ("a", "a", "a", "b", "c")]
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert sorted(reading) == ["a", "a", "b"]
+        reading = Reading(total=100)
+        tasks = [reading.start("a1") for _ in range(20)]
+        await settled()
+        assert len(reading.begun) == crowd.READERS_PER_CONNECTION
+        tasks += [reading.start(f"a{number}") for number in range(2, 50)]
+        await settled()
+        assert len(reading.begun) == crowd.READERS_PER_NETWORK
+        tasks.append(reading.start("b"))
+        await settled()
+        assert reading.begun[-1] == "b"
         tasks[0].cancel()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert len(reading) == 4
-        leave.set()
+        reading.arrived.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(one, str) for one in done) == len(tasks) - 1
+        assert len(reading.readers) == 0
+
+    asyncio.run(run())
+
+
+def test_who_reads_slowly_while_others_wait_is_refused_and_who_waits_gets_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crowd, "HURRY_SECONDS", 0.01)
+
+    async def run() -> None:
+        reading = Reading(total=2)
+        slow = [reading.start("a"), reading.start("b")]
+        await settled()
+        waiting = reading.start("c")
+        refused = await asyncio.gather(*slow, return_exceptions=True)
+        assert all(isinstance(one, RateLimited) for one in refused)
+        reading.arrived.set()
+        assert await waiting == "c"
+
+    asyncio.run(run())
+
+
+def test_a_request_that_never_comes_runs_into_its_own_time() -> None:
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await Reading(total=2).start("a", seconds=0.01)
+
+    asyncio.run(run())
+
+
+def test_a_share_goes_round_the_connections() -> None:
+    async def run() -> None:
+        share, order = FairShare(), list[str]()
+
+        async def act(connection: str) -> None:
+            await share.turn(connection)
+            order.append(connection)
+
+        tasks = [asyncio.create_task(act(name)) for name in "aaaaabbc"]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert sorted(reading) == ["a", "a", "a", "b", "c"]
-        assert len(readers) == 0
+        assert "".join(order) == "aabcaba"
+        await act("d")
+        assert order[-1] == "d"
+
+    asyncio.run(run())
+
+
+def test_penance_is_for_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "PENANCE_SECONDS", 0.01)
+    monkeypatch.setattr(crowd, "PENITENTS_PER_NETWORK", 2)
+
+    async def run() -> None:
+        penance = crowd.Penance()
+        held = [asyncio.create_task(penance.hold("a")) for _ in range(3)]
+        assert await asyncio.gather(*held) == [True, True, False]
+        assert await penance.hold("a")
 
     asyncio.run(run())
