@@ -7,7 +7,7 @@ moment leaves it standing, and all of it may safely be done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
@@ -23,9 +23,13 @@ REST_S = 1.0  # between payments: duties that come together are paid together
 class Blanker:
     """Works beside the run loop of one replica, for ever."""
 
-    def __init__(self, replica: Replica, log: ReplicatedLog) -> None:
+    def __init__(
+        self, replica: Replica, log: ReplicatedLog, may_write: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`may_write` is False while there is no room on the disk to rewrite anything."""
         self._replica = replica
         self._log = log
+        self._may_write = may_write
         self._logger = structlog.get_logger("erasure")
 
     async def run(self) -> None:
@@ -33,7 +37,7 @@ class Blanker:
         while True:
             turn = self._replica.applied.turn()  # BEFORE looking: what is written meanwhile wakes us at once
             owed = owed_blankings(self._replica.store, DUTIES_AT_ONCE)
-            if not owed:
+            if not owed or not self._may_write():
                 await turn.wait()
                 continue
             if not await self.pay(owed):

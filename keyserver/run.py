@@ -152,7 +152,8 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
             nursery.start_soon(parts.proposer.run)
             nursery.start_soon(parts.duties.run)
             nursery.start_soon(parts.watch.run)
-            nursery.start_soon(Blanker(parts.replica, parts.log).run)
+            blanker = Blanker(parts.replica, parts.log, may_write=lambda: not parts.proposer.held)
+            nursery.start_soon(blanker.run)
             task_status.started()
     finally:
         with trio.CancelScope(shield=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from asking import HERE, PATIENCE, SMALL, check, present
 from e2eks.v1 import client_pb2
 from e2eks.v1 import types_pb2 as pb
@@ -264,6 +265,28 @@ async def test_a_purge_that_fails_ends_the_replica_and_is_made_up_for(tmp_path: 
             await parts.service.erase(erase(alice), HERE)
             await trio.sleep_forever()
     async with running(SMALL, disk) as parts:
+        await paid(parts)
+    assert known_of(disk, alice) == []
+
+
+async def test_nothing_is_rewritten_while_the_disk_has_no_room(tmp_path: Path, alice: Person) -> None:
+    disk = Disk(tmp_path)
+    async with running(SMALL, disk) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        submit = parts.proposer.submit
+
+        def then_hold(command: commands.Command, private: bytes = b"") -> bytes:
+            command_id = submit(command, private)
+            if isinstance(command, commands.Erase):
+                parts.proposer.hold("the test", "no room")
+            return command_id
+
+        parts.proposer.submit = then_hold  # type: ignore[method-assign]
+        await parts.service.erase(erase(alice), HERE)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert owed_blankings(parts.replica.store, 1)
+        parts.proposer.release("the test")
+        parts.replica.applied.wake()
         await paid(parts)
     assert known_of(disk, alice) == []
 
