@@ -30,8 +30,8 @@ from replication.rows import FORMAT, LogTables
 from verifier.crypto import hashing, signatures
 from verifier.signonce import read_rows
 
-# Up to so many log entries the replayed rows of most logs are some ten megabytes.
-ENTRIES_IN_MEMORY = 500
+# The replayed rows of so few log entries are some megabytes, even where each carries hundreds of updates.
+ENTRIES_IN_MEMORY = 32
 
 
 def machine_of(config: Config) -> Machine:

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from kept.plants import blanked, kinds, planted
 from kept.replica import Kept, kept_by, scripted, store_of
-from workload.cast import User, draft
+from workload.cast import User, draft, erasure
 from workload.replica import Replica
 
 from keyserver.check import FAULTS_LISTED, LEFT_OUT, LOG, Faults, check
@@ -14,11 +14,13 @@ from keyserver.check_register import REGISTER
 from keyserver.copies import subject_of
 from keyserver.machine import commands
 from keyserver.machine.commands import Delimiter
+from keyserver.machine.erasure import owed_blankings, without_parts
 from keyserver.machine.tables import Tables
 from kv.keys import EVERYTHING
 from kv.memory import MemoryStore
 from kv.testing import Fault as StoreFault
 from kv.testing import FaultyStore
+from replication.chain import LINK_BYTES
 from replication.rows import entry_key
 
 ENTRIES = 60  # the script makes some more: every command, and every table that has rows in this version
@@ -92,6 +94,29 @@ def test_a_blanked_log_with_and_without_its_rows_is_sound(kept: Kept, seed: int)
     for key in [key for key in halfway.rows if key.startswith(Tables.PROFILES.prefix)]:
         del halfway.rows[key]
     assert halfway.check().sound
+
+
+def test_erasures_are_sound_owed_and_paid() -> None:
+    replica = Replica()
+    users = [User.named(name) for name in ("ann", "ben", "cay")]
+    for user in users:
+        replica.register(user)
+    replica.close_epoch()
+    for user in users[:2]:
+        replica.update(user)
+        replica.run(erasure(replica.realm, user))
+    erased = kept_by(replica)
+    assert erased.check().sound  # the duties are owed
+    log = [row[LINK_BYTES:] for key, row in sorted(erased.log.items()) if key != b"f"]
+    for owed in owed_blankings(replica.store, 100):
+        log[owed.log_index - 1] = without_parts(log[owed.log_index - 1], owed.parts)
+    paid = blanked(erased, log)
+    assert paid.log != erased.log
+    assert paid.check().sound
+    for key in [key for key in paid.rows if key.startswith(Tables.BLANKING.prefix)]:
+        del paid.rows[key]
+    assert paid.check().sound
+    assert len([key for key in paid.rows if key.startswith(Tables.PROFILES.prefix)]) == 1
 
 
 def test_a_spoiled_private_part_in_the_log_is_found() -> None:
