@@ -11,6 +11,7 @@ from workload.mutations import Mutator, readable
 from workload.replica import MIN_INTERVAL_MS, Replica
 from workload.script import build
 
+from keyserver.machine import commands
 from keyserver.machine.codes import Code
 from keyserver.machine.state import encode_state
 from keyserver.machine.step import Outcome, apply
@@ -39,7 +40,9 @@ def check(replica: Replica, payload: bytes) -> Outcome:
     assert outcome.verdicts
     if outcome.refused:
         assert outcome.state == replica.state
-        assert list(outcome.writes) == [Tables.APPLIED.key()]
+        others = [key for key in outcome.writes if key != Tables.APPLIED.key()]
+        assert all(Tables.table_of(key) is Tables.BLANKING for key in others)  # parts of no use to anybody
+        assert not others or payload != commands.public_part(payload)
     else:
         assert outcome.writes[Tables.STATE.key()] == encode_state(outcome.state)
     return outcome
