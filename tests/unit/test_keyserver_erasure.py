@@ -1,9 +1,11 @@
 """A replica that forgets: what it asks of an erasure, and how it pays what it owes its own disk."""
 
-from collections.abc import AsyncIterator, Collection
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ from asking import HERE, PATIENCE, SMALL, check, present
 from e2eks.v1 import client_pb2
 from e2eks.v1 import types_pb2 as pb
 
-from keyserver import erasure
+from keyserver import erasure, log_dump, requests
 from keyserver.erasure import Blanker
 from keyserver.machine import commands
 from keyserver.machine.erasure import owed_blankings
@@ -170,6 +172,42 @@ async def test_each_refusal_has_its_reason_and_reaches_no_log(tmp_path: Path, al
         await parts.service.update(alice.update({"ssh": OTHER_KEY}), HERE)
         await refused(Reason.VERSION_MISMATCH, parts, stale)
         assert dict(present(SMALL, alice.user_id, parts.service.lookup(alice.lookup(), HERE)).profile.keys)
+
+
+def test_any_bytes_are_a_request_or_one_refusal(
+    alice: Person, rng: Random, count: Callable[[int], int]
+) -> None:
+    alice.update({"ssh": KEY})
+    good = erase(alice)
+    outcomes = Counter[str]()
+    for _ in range(count(3000)):
+        spoiled = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(spoiled))
+            spoiled[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        try:
+            asked = requests.decode_erase(bytes(spoiled), SMALL.realm)
+        except Refused as refusal:
+            outcomes[refusal.reason] += 1
+        else:
+            assert (len(asked.index), len(asked.entry_hash)) == (32, 32)
+            outcomes["read"] += 1
+    assert outcomes["read"] > 0
+    assert set(outcomes) <= {"read", Reason.MALFORMED, Reason.DOMAIN_NOT_SERVED, Reason.TOO_LARGE}
+
+
+async def test_an_erasure_in_the_log_is_shown_to_operators_without_the_name(
+    tmp_path: Path, alice: Person
+) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": KEY}), HERE)
+        await parts.service.erase(erase(alice), HERE)
+        entries = parts.log.read(1, 2**32, 2**30)
+        assert alice.entry is not None
+        shown = [log_dump.describe(entry.index, entry.payload) for entry in entries]
+        (told,) = [one for record in shown for one in record["commands"] if one["command"] == "Erase"]
+        assert (told["index"], told["entry_hash"]) == (alice.index.hex(), alice.entry.hash.hex())
+        assert alice.user_id not in str(shown)
 
 
 async def test_signatures_that_do_not_count_never_reach_the_log(tmp_path: Path, alice: Person) -> None:

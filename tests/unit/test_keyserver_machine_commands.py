@@ -5,7 +5,7 @@ see.
 import pytest
 from e2eks.v1 import command_pb2 as pb
 from e2eks.v1 import types_pb2
-from workload.cast import Key, User, derive, draft
+from workload.cast import Key, User, derive, draft, erasure
 from workload.replica import Replica
 
 from keyserver.machine import commands
@@ -54,6 +54,7 @@ def test_every_command_survives_encoding_and_decoding() -> None:
         replica.ratification(replica.verifiers[0]),
         AdmitVerifier(replica.verifiers[0].public_key),
         Tick(),
+        erasure(replica.realm, User.named("alice"), entry_hash=derive("entry")),
     )
     encoded = [commands.encode_command(command) for command in given]
     data = commands.encode_envelope(replica=REPLICA, time_ms=5, commands=encoded)
