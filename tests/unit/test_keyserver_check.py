@@ -13,6 +13,7 @@ from keyserver.check import FAULTS_LISTED, LEFT_OUT, LOG, Faults, check
 from keyserver.check_register import REGISTER
 from keyserver.copies import subject_of
 from keyserver.machine import commands
+from keyserver.machine.codes import Code
 from keyserver.machine.commands import Delimiter
 from keyserver.machine.erasure import owed_blankings, without_parts
 from keyserver.machine.tables import Tables
@@ -53,6 +54,7 @@ CLEAN: list[tuple[str, Callable[[int], Kept]]] = [
     ("users before the first epoch", lambda _: kept_by(_after(_registrations))),
     ("an unsigned head", lambda _: kept_by(_after(_unsigned))),
     ("parked updates", lambda _: kept_by(_after(_unsigned, _registrations))),
+    ("erased users", lambda _: kept_by(_after(_registrations, lambda one: one.close_epoch(), _erasures))),
     ("heads without users", lambda _: kept_by(_after(*(lambda one: one.close_epoch(),) * 9))),
     *((f"{entries} entries of {replicas}", lambda seed, n=entries, r=replicas: scripted(seed, n, r))
       for replicas in (1, 3, 5) for entries in (40, 150, 400, 700)),
@@ -69,6 +71,13 @@ def _after(*does: Callable[[Replica], object]) -> Replica:
 def _registrations(replica: Replica) -> None:
     for number in range(5):
         replica.register(User.named(f"early-{replica.state.epoch}-{number}"))
+
+
+def _erasures(replica: Replica) -> None:
+    for number in (1, 3):
+        user = User.named(f"early-0-{number}")
+        user.accepted(draft(replica.realm, user, endorsers=replica.endorsers).entry)
+        assert replica.run(erasure(replica.realm, user)) == (Code.APPLIED,)
 
 
 def _unsigned(replica: Replica) -> None:
