@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -16,8 +17,10 @@ from kv.keys import EVERYTHING, u64
 from kv.memory import MemoryStore
 from verifier.crypto import signatures
 from verifier.daemon.check import REGISTER, Recorded, Report, check
+from verifier.daemon.check_stopped import check_stopped
 from verifier.daemon.cli import main
 from verifier.daemon.files import read_seed
+from verifier.daemon.rekey import rekey
 from verifier.daemon.state import first_state
 from verifier.daemon.step import apply_message
 from verifier.daemon.tables import VerifierTables as Tables
@@ -145,6 +148,14 @@ def test_an_epoch_is_ratified_or_owed(kept: Kept) -> None:
         spoiled = kept.copy()
         del spoiled.rows[Tables.OUTBOX.key(u64(epoch))]
         assert spoiled.check().sound is sound
+
+
+def test_a_verifier_with_a_new_key_is_sound(tmp_path: Path) -> None:
+    stream = grown(2, 3)
+    folder = verifier_of(stream, tmp_path / "v")
+    replay(stream, folder, ratify=2)
+    rekey(folder.config(), datetime(2026, 6, 1, tzinfo=UTC))
+    assert check_stopped(folder.config()).listed == []
 
 
 def test_the_command(tmp_path: Path) -> None:
