@@ -24,6 +24,7 @@ from verifier import encoding, policy  # noqa: E402
 from verifier import epoch as epoch_law  # noqa: E402
 from verifier import realm as realms  # noqa: E402
 from verifier.crypto import commitment, hashing, vrf  # noqa: E402
+from verifier.erasure import erasure_message  # noqa: E402
 from verifier.types import QuorumExpr  # noqa: E402
 from verifier.update import update_message  # noqa: E402
 
@@ -134,6 +135,31 @@ def updates() -> Rows:
             "verdict": verdict,
         }
         for name, current, update, pending, verdict in cases
+    ]
+
+
+def erasures() -> Rows:
+    alice, eve, entry = samples.ALICE, samples.EVE, samples.make_entry(USER)
+    message = erasure_message(samples.REALM.hash, entry.index, entry.hash)
+    other = erasure_message(samples.make_realm(name="other.test").hash, entry.index, entry.hash)
+    cases = [
+        ("by the owner", [alice.sign(message)], "accepted"),
+        ("beside an unknown key", [eve.sign(message), alice.sign(message)], "accepted"),
+        ("by a stranger", [eve.sign(message)], "NOT_AUTHORIZED"),
+        ("not signed", [], "NOT_AUTHORIZED"),
+        ("for another realm", [alice.sign(other)], "NOT_AUTHORIZED"),
+        ("an update's signature", list(samples.sign_entry(entry, alice).signatures), "NOT_AUTHORIZED"),
+        ("twice by one key", [alice.sign(message)] * 2, "MALFORMED"),
+    ]
+    return [
+        {
+            "name": name,
+            "current": entry.encoded.hex(),
+            "message": message.hex(),
+            "signatures": [[made.key_id.hex(), made.signature.hex()] for made in signatures],
+            "verdict": verdict,
+        }
+        for name, signatures, verdict in cases
     ]
 
 
@@ -340,6 +366,7 @@ def build() -> str:
         "realm": realm(),
         "entries": entries(),
         "updates": updates(),
+        "erasures": erasures(),
         "commitments": commitments(),
         "vrf": vrf_outputs(),
         "quorum": quorums(),

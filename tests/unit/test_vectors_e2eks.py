@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from verifier import encoding, policy, proof_encoding
+from verifier import encoding, erasure, policy, proof_encoding
 from verifier import epoch as epoch_law
 from verifier import realm as realms
 from verifier.consistency import verify_consistency
@@ -19,6 +19,7 @@ from verifier.crypto import commitment, hashing, signatures, vrf
 from verifier.errors import E2eksError, HistoryConflict, NotRatified, Refused, VerificationError
 from verifier.lookup import Trust, verify_lookup
 from verifier.merkle import history, proof
+from verifier.types import Signature
 from verifier.update import update_message, verify_update
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,22 @@ def test_updates(row: dict[str, Any]) -> None:
 
     def judge() -> str:
         return verify_update(current, update, realm_hash=REALM.hash, pending=row["pending"]).value
+
+    assert verdict(judge) == row["verdict"]
+
+
+@pytest.mark.parametrize("row", rows("erasures"))
+def test_erasures(row: dict[str, Any]) -> None:
+    current = encoding.decode_entry(raw(row["current"]))
+    assert current.update_policy is not None
+    message = erasure.erasure_message(REALM.hash, current.index, current.hash)
+    assert message.hex() == row["message"]
+
+    def judge() -> str:
+        made = erasure.check_signatures([Signature(raw(key), raw(made)) for key, made in row["signatures"]])
+        assert current.update_policy is not None
+        erasure.verify_erasure(current.update_policy, message, made)
+        return "accepted"
 
     assert verdict(judge) == row["verdict"]
 
