@@ -113,6 +113,14 @@ class SmallDiskRealm(CrashingRealm):
         except OSError:
             self.disk = Counted(self.replica)
 
+    def open(self) -> None:
+        try:
+            super().open()
+        except BaseException:
+            if self.disk is not None:  # nobody else will know that something is mounted
+                self.disk.close()
+            raise
+
     def start_replica(self) -> None:
         with patch.dict(os.environ, self.disk.environment if self.disk else {}):
             super().start_replica()
