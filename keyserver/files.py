@@ -21,13 +21,20 @@ class ConfigError(E2eksError):
     """A configuration, a file it names or a folder is not usable; the text says what to do."""
 
 
+def remedy(error: OSError) -> str:
+    """What to do about a file that cannot be read."""
+    if isinstance(error, PermissionError):
+        return "Let the user of this process read it"
+    return "Put it there, or correct the path"
+
+
 def read_file(path: Path, limit: int, what: str) -> bytes:
     """At most `limit` bytes of a file. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}. {remedy(error)}") from None
     if len(data) > limit:
         raise ConfigError(f"the {what} {path} is larger than {limit} bytes")
     return data
@@ -38,7 +45,7 @@ def check_private(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"the secret {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the secret {path} cannot be read: {error.strerror}. {remedy(error)}") from None
     if not stat.S_ISREG(mode):
         raise ConfigError(f"the secret {path} is not a plain file")
     if mode & 0o077:
@@ -55,7 +62,9 @@ def read_secret(path: Path) -> bytes:
     except ValueError:
         secret = b""
     if len(secret) != KEY_BYTES:
-        raise ConfigError(f"the secret {path} does not hold {KEY_BYTES} bytes in hexadecimal")
+        raise ConfigError(
+            f"the secret {path} does not hold {KEY_BYTES} bytes in hexadecimal. Put the right file there"
+        )
     return secret
 
 

@@ -25,7 +25,7 @@ def fetch_status(config_file: Path, url: str, timeout_s: float) -> dict[str, Any
     """
     place = f"{url or _listener(config_file)}/status"
     if not place.startswith(("http://", "https://")):
-        raise ConfigError(f"{url!r} is not an http address")
+        raise ConfigError(f"{url!r} is not an http address. Write http://HOST:PORT")
     # No proxy: a replica is asked from its own machine or network, and its status is nobody else's business.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

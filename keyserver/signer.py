@@ -173,6 +173,9 @@ def _secrets(config: Config) -> tuple[bytes, bytes, bytes]:
         try:
             read_rows(config.sign_once_register, key_id=key_id)
         except (RegisterMissing, RegisterCorrupt):
-            text = f"{config.head_key} is not the key of a replica of realm {name}"
+            text = (
+                f"{config.head_key} is not the key of a replica of realm {name}: its key id is "
+                f"{key_id.hex()}, which {config.realm_file} does not list. Put this replica's own key there"
+            )
             raise ConfigError(text) from None
     return seed, vrf_seed, key_id

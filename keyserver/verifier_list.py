@@ -67,7 +67,9 @@ def read_verifier_certificates(path: Path) -> tuple[VerifierCertificate, ...]:
         rows = msgspec.json.decode(data, type=list[_Row])
         found = tuple(_certificate(row.name, row.public_key, row.tls_certificate_pem) for row in rows)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path} is not a list of verifiers: {error}") from None
+        raise ConfigError(
+            f"{path} is not a list of verifiers: {error}. `keyserver realm add-verifier` writes it"
+        ) from None
     certificates = {certificate_der(row.tls_certificate_pem) for row in found}
     if len({row.key_id for row in found}) != len(found) or len(certificates) != len(found):
         raise ConfigError(f"{path} lists a key or a certificate twice")
@@ -87,7 +89,9 @@ def read_verifier_info(path: Path) -> VerifierInfo:
         info = msgspec.json.decode(data, type=_Info)
         certificate = _certificate(info.name, info.public_key, info.tls_certificate_pem)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path} is not a verifier info file: {error}") from None
+        raise ConfigError(
+            f"{path} is not a verifier info file: {error}. Give the one that `verifier init` made"
+        ) from None
     if info.schema != INFO_SCHEMA:
         raise ConfigError(f"{path}: this version reads schema {INFO_SCHEMA} only, not {info.schema!r}")
     return VerifierInfo(certificate, info.address)

@@ -285,7 +285,7 @@ def _open_locked(path: Path) -> int:
         _lock(path, fd)
         # Between opening and locking, the holder may have put another file in its place.
         if os.fstat(fd).st_ino != os.stat(path).st_ino:
-            raise StorageInUse(f"{path} is in use by another process")
+            raise StorageInUse(f"{path} is in use by another process. Stop that first")
     except BaseException as error:
         os.close(fd)
         if isinstance(error, OSError):
@@ -298,7 +298,7 @@ def _lock(path: Path, fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StorageInUse(f"{path} is in use by another process") from None
+        raise StorageInUse(f"{path} is in use by another process. Stop that first") from None
 
 
 def _read(path: Path, fd: int, key_id: bytes) -> _Contents:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -79,8 +80,8 @@ def _bind(address: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        what = f"listen.http: {address} cannot be bound: {error.strerror}. Is another process using the port?"
-        raise ConfigError(what) from None
+        what = f"listen.http: {address} cannot be bound: {os.strerror(error.errno or 0)}"
+        raise ConfigError(f"{what}. Is another process using the port?") from None
 
 
 async def _serve_until(

@@ -137,9 +137,10 @@ def _parse(place: Path, data: bytes) -> _File:
     try:
         tree = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place} is not TOML: {error}") from None
+        raise ConfigError(f"{place} is not TOML: {error}. Correct the file") from None
     if tree.get("schema") != SCHEMA:
-        raise ConfigError(f"{place}: this version reads `schema = {SCHEMA}` only, not {tree.get('schema')!r}")
+        what = f"{place}: this version reads `schema = {SCHEMA}` only, not {tree.get('schema')!r}"
+        raise ConfigError(f"{what}. Use the version that the file is for, or correct it")
     try:
         return msgspec.convert(tree, _File)
     except msgspec.ValidationError as error:
@@ -151,7 +152,9 @@ def load_realm(path: Path) -> Realm:
     try:
         return parse_realm_json(read_file(path, limits.REALM_JSON_BYTES, "realm file"))
     except Malformed as error:
-        raise ConfigError(f"{path} is not a usable realm file: {error}") from None
+        raise ConfigError(
+            f"{path} is not a usable realm file: {error}. Put the realm's published realm.json there"
+        ) from None
 
 
 def split_address(address: str, what: str) -> tuple[str, int]:
@@ -159,7 +162,7 @@ def split_address(address: str, what: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ConfigError(f"{what}: {address!r} is not host:port")
+        raise ConfigError(f"{what}: {address!r} is not host:port, as in 127.0.0.1:{DEFAULT_PORT}")
     if ":" in host and not bracketed:
         raise ConfigError(f"{what}: an IPv6 address stands in brackets, as in [::1]:{DEFAULT_PORT}")
     return (host[1:-1] if bracketed else host), int(port)

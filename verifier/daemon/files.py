@@ -18,13 +18,20 @@ SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 
 
+def remedy(error: OSError) -> str:
+    """What to do about a file that cannot be read."""
+    if isinstance(error, PermissionError):
+        return "Let the user of this process read it"
+    return "Put it there, or correct the path"
+
+
 def read_file(path: Path, limit: int, what: str) -> bytes:
     """At most `limit` bytes of a file. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}. {remedy(error)}") from None
     if len(data) > limit:
         raise ConfigError(f"the {what} {path} is larger than {limit} bytes")
     return data
@@ -35,7 +42,7 @@ def read_private(path: Path, limit: int, what: str) -> bytes:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}. {remedy(error)}") from None
     if not stat.S_ISREG(mode) or mode & 0o077:
         raise ConfigError(
             f"the {what} {path} has mode {stat.S_IMODE(mode):04o}: others may read it. Run: chmod 600 {path}"
@@ -51,7 +58,9 @@ def read_seed(path: Path) -> bytes:
     except ValueError:
         seed = b""
     if len(seed) != SEED_BYTES:
-        raise ConfigError(f"the key {path} does not hold {SEED_BYTES} bytes in hexadecimal")
+        raise ConfigError(
+            f"the key {path} does not hold {SEED_BYTES} bytes in hexadecimal. Put the right file there"
+        )
     return seed
 
 

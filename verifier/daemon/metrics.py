@@ -6,6 +6,7 @@ open at one time: the daemon's work never waits for who reads its metrics.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,9 +65,8 @@ async def serve(
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        raise ConfigError(
-            f"metrics: {address} cannot be bound: {error.strerror}. Is another process using the port?"
-        ) from None
+        what = f"metrics: {address} cannot be bound: {os.strerror(error.errno or 0)}"
+        raise ConfigError(f"{what}. Is another process using the port?") from None
     listening(listeners[0].socket.getsockname()[1])
     limit = trio.CapacityLimiter(CONNECTIONS_MAX)
 

@@ -86,7 +86,7 @@ def serving(
         port = 0
     if port == 0:
         pool.shutdown()
-        raise ConfigError(f"the address {listen} cannot be listened at: it is in use, or not this machine's")
+        raise ConfigError(f"the address {listen} cannot be listened at. Is another process using the port?")
     server.start()
     try:
         yield port

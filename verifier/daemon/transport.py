@@ -186,7 +186,7 @@ def _failure(error: grpc.RpcError) -> Unreachable | CallRefused:
     if code in ANSWERS:
         return CallRefused(code.name)
     said = "".join(c if c.isprintable() else "?" for c in (error.details() or "")[:SAID_CHARACTERS])
-    return Unreachable(f"no answer ({code.name}: {said})")
+    return Unreachable(f"no answer ({code.name}: {said}). Is it running, and reachable from here?")
 
 
 def _reason(error: grpc.RpcError) -> str:
