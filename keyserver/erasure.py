@@ -18,6 +18,7 @@ from replication.interface import ReplicatedLog
 
 DUTIES_AT_ONCE = 64  # each rewrites files under its rows; more of them at once would hold up the next
 REST_S = 1.0  # between payments: duties that come together are paid together
+READERS_REST_S = 10.0  # after an attempt in vain: a backup takes minutes, and each attempt rewrites files
 
 
 class Blanker:
@@ -37,12 +38,15 @@ class Blanker:
         while True:
             turn = self._replica.applied.turn()  # BEFORE looking: what is written meanwhile wakes us at once
             owed = owed_blankings(self._replica.store, DUTIES_AT_ONCE)
+            self._replica.metrics.set("blanking", len(owed))
             if not owed or not self._may_write():
                 await turn.wait()
                 continue
-            if not await self.pay(owed):
+            if await self.pay(owed):
+                await trio.sleep(REST_S)
+            else:
                 self._logger.warning("erasure waits for readers of the erased", entries=len(owed))
-            await trio.sleep(REST_S)
+                await trio.sleep(READERS_REST_S)
 
     async def pay(self, owed: Sequence[OweBlanking]) -> bool:
         """Blank, purge, and end the duties; False if somebody still reads what should be purged."""

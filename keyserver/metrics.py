@@ -36,6 +36,7 @@ GAUGES: Table = {
     "ready": ("e2eks_ready", "1 if callers should be sent here.", ()),
     "quarantined": ("e2eks_quarantined", "1 while this replica must not sign.", ()),
     "diagnostic": ("e2eks_diagnostic", "1 while this replica only reads, after repeated crashes.", ()),
+    "blanking": ("e2eks_blanking_entries", "Log entries with erased parts still to be blanked.", ()),
     "free_bytes": ("e2eks_free_bytes", "Room left on the disk.", ()),
     "waiters": ("e2eks_waiting_updates", "Updates that wait for a decision.", ()),
 }

@@ -47,6 +47,7 @@ class Reluctant(TracingStore):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasure, "REST_S", 0.001)
+    monkeypatch.setattr(erasure, "READERS_REST_S", 0.001)
 
 
 async def test_a_purge_that_must_wait_for_readers_is_tried_again(tmp_path: Path, alice: Person) -> None:
@@ -55,6 +56,8 @@ async def test_a_purge_that_must_wait_for_readers_is_tried_again(tmp_path: Path,
         await parts.service.update(alice.update({"ssh": KEY}), HERE)
         await parts.service.erase(erase(alice), HERE)
         await paid(parts)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert b"e2eks_blanking_entries 0.0" in parts.metrics.text()
     assert outcomes == []
     assert known_of(disk, alice) == []
 
