@@ -34,6 +34,7 @@ BENCHES: Mapping[str, tuple[str, str]] = {
     "help-start": ("bench_start", "help_start"),
     "lookup-rpc": ("bench_lookup_rpc", "lookup_rpc"),
     "update-rpc": ("bench_update_rpc", "update_rpc"),
+    "abuse": ("bench_abuse", "abuse"),
 }
 
 

@@ -49,10 +49,15 @@ class Process:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """Seconds of processor time that all its threads have used so far."""
-        assert self._process is not None
-        return time.clock_gettime(~self._process.pid << 3 | CPU_CLOCK)
+        return time.clock_gettime(~self.pid << 3 | CPU_CLOCK)
 
     def __enter__(self) -> Self:
         self.start()

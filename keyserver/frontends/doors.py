@@ -23,7 +23,7 @@ from keyserver.service import Service
 from keyserver.status import Status
 from keyserver.tls_files import Credentials
 
-CONNECTION_LOOKS_SECONDS = 1.0  # how long a network may have too many connections
+CONNECTION_LOOKS_SECONDS = 0.25  # how long a network may have too many connections
 LINGER_SECONDS = 1.0  # who was answered last may ask how the proof continues what it knew
 
 # Adds services to a server and returns its credentials, or None if there is nobody to serve.

@@ -13,6 +13,7 @@ CONNECTIONS = 1_024  # of one server, within the usual limit of open files; each
 PENDING_CALLS = 1_500  # accepted by nobody yet, some 10 KiB each: beyond it calls are turned away by lot
 UNREAD_BYTES = 16 * 1024  # of one call whose request nobody reads yet
 METADATA_BYTES = 8 * 1024  # of the headers of one call: more is refused, far more ends the connection
+SETTINGS_TIMEOUT_MS = 5_000  # honest callers need one round trip
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Above the limit by a little, the refusal is ours and says why; above this, gRPC's, unread.
@@ -27,6 +28,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
     ("grpc.http2.bdp_probe", 0),  # or the window grows to 4 MiB for whoever sends fast
     ("grpc.server_handshake_timeout_ms", 10_000),  # of TLS
+    # Until a caller acknowledges our settings, gRPC takes 16 MiB of headers from it.
+    ("grpc.http2.settings_timeout", SETTINGS_TIMEOUT_MS),
     ("grpc.max_connection_idle_ms", 300_000),  # without a call
     ("grpc.keepalive_time_ms", 60_000),  # finds callers that went away without a word
     ("grpc.keepalive_timeout_ms", 20_000),

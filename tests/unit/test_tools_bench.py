@@ -22,6 +22,7 @@ PROMISED = {
     "restart": {"p50_s", "max_s"},
     "lookup-rpc": {"per_s", "p50_ms", "p99_ms", "ratio_to_echo"},
     "update-rpc": {"per_s", "p50_ms", "p99_ms", "ratio_to_crypto_floor"},
+    "abuse": {"idle_p99_ms", "p99_ms", "ratio_to_idle", "memory_bytes"},
 }  # fmt: skip
 
 
