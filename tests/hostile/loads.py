@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -68,15 +69,20 @@ class Load:
         self.done: Counter[str] = Counter()
         self.dice = random.Random(seed)
         self._until = time.monotonic() + seconds
+        self._never = threading.Event()
 
     @property
     def goes_on(self) -> bool:
         return time.monotonic() < self._until
 
+    def pause(self, seconds: float) -> None:
+        """Keep the pace of the load."""
+        self._never.wait(seconds)
+
     def hold(self, opened: list[Connection]) -> None:
         """Do nothing with what is open, until the end."""
         self.done["opened"] += len(opened)
-        time.sleep(max(0.0, self._until - time.monotonic()))
+        self.pause(max(0.0, self._until - time.monotonic()))
         for connection in opened:
             connection.close()
 
@@ -95,7 +101,7 @@ class Load:
                         if connection.swallow():
                             self.done["cut"] += 1
                             break
-                        time.sleep(PAUSE_S)
+                        self.pause(PAUSE_S)
             except OSError:
                 self.done["cut"] += 1
 
