@@ -13,7 +13,7 @@ from e2eks.v1 import command_pb2
 from e2eks.v1 import state_pb2 as pb
 
 from keyserver.machine import commands
-from keyserver.machine.codes import CODE_OF, invariant
+from keyserver.machine.codes import CODE_OF, Halt, invariant
 from keyserver.machine.commands import Erase, LogEntry
 from keyserver.machine.rows import decode_entry_row, parse_row, vrf_cache_key
 from keyserver.machine.tables import Tables
@@ -52,17 +52,17 @@ def erasable(reader: Reader, index: bytes) -> Erasable:
     law = current.entry.update_policy
     if current.entry.revocation:
         law = _revoked_law(reader, index)
-    assert law is not None  # decoding gave every entry but a revocation its policy
+    if law is None:
+        raise Halt("broken invariant: an entry that is no revocation has a policy")
     done = reader.get(Tables.ERASED.key(index)) == current.entry.hash
     return Erasable(law, current.entry.hash, done)
 
 
 def _revoked_law(reader: Reader, index: bytes) -> AuthorizationPolicy | None:
     """The policy of the entry before a revocation; that is no revocation itself."""
-    newest = next(reader.scan(*Tables.PAST.span(index), reverse=True, limit=1), None)
-    invariant(newest is not None, "a revocation has an entry before it")
-    assert newest is not None
-    return decode_entry_row(newest[1])[1].entry.update_policy
+    for _, row in reader.scan(*Tables.PAST.span(index), reverse=True, limit=1):
+        return decode_entry_row(row)[1].entry.update_policy
+    raise Halt("broken invariant: a revocation has an entry before it")
 
 
 def verify(

@@ -174,6 +174,14 @@ def test_a_damaged_private_row_halts(replica: Replica, alice: User) -> None:
         replica.run(erasure(replica.realm, alice))
 
 
+def test_a_revocation_without_its_past_halts(replica: Replica, alice: User) -> None:
+    replica.close_epoch()
+    replica.update(alice, revocation=True)
+    replica.store.write({key: None for key, _ in replica.store.scan(*Tables.PAST.span(alice.index))})
+    with pytest.raises(Halt):
+        replica.run(erasure(replica.realm, alice))
+
+
 def test_the_digest_does_not_know_what_was_private(replica: Replica, alice: User) -> None:
     replica.run(erasure(replica.realm, alice))
     replica.close_epoch()

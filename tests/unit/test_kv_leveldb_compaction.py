@@ -30,7 +30,7 @@ def fill(store: LevelDBStore, rng: Random, rows: int) -> None:
 def test_every_earlier_value_leaves_the_files(
     tmp_path: Path, rng: Random, count: Callable[[int], int]
 ) -> None:
-    for case in range(count(4)):
+    for case in range(count(2)):
         folder = tmp_path / str(case)
         store = LevelDBStore(folder)
         values = [rng.randbytes(64) for _ in range(6)]
