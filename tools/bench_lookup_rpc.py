@@ -20,6 +20,7 @@ def lookup_rpc(plan: Plan) -> Iterator[Measured]:
     """Registered users, whose VRF proofs are cached, and names nobody has, whose proofs are made."""
     users = plan.size(100_000, 300)
     ground = grown(users)
+    ground.lift_limits()
     dice, registered = random.Random(SEED), list(ground.users)
     strangers = count()
     names: dict[bool, Callable[[], str]] = {

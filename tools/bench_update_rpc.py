@@ -32,6 +32,7 @@ def update_rpc(plan: Plan) -> Iterator[Measured]:
     in_flight = plan.size(512, 20)
     for verifiers in (0, 2):
         ground = set_up(verifiers, EPOCHS)
+        ground.lift_limits()
         users = _users(ground, calls * plan.repetitions)
         groups = [users[first : first + calls] for first in range(0, len(users), calls)]
         with ExitStack() as started:
