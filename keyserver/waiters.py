@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 import trio
 
-from verifier.errors import Reason, Refused
+from keyserver.rate_limits import RateLimited
 
 WAITERS_MAX = 1_800  # of the 2,048 calls under way: lookups find room beside them
+RETRY_AFTER_S = 1.0  # about an epoch
 
 
 class Signal:
@@ -66,11 +67,11 @@ class Waiters:
 
     @contextmanager
     def expect(self, command_id: bytes) -> Iterator[Decision]:
-        """Wait for a command: enter BEFORE proposing it. Raises Refused (RATE_LIMITED) when too many wait
+        """Wait for a command: enter BEFORE proposing it. Raises RateLimited when too many wait
         already.
         """
         if self._count >= self._capacity:
-            raise Refused(Reason.RATE_LIMITED, "too many updates are waiting on this replica; try again")
+            raise RateLimited("too many updates are waiting on this replica; try again", RETRY_AFTER_S)
         decision = Decision()
         self._decisions.setdefault(command_id, []).append(decision)
         self._count += 1

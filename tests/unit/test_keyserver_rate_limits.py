@@ -4,9 +4,11 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
-from keyserver.frontends import crowd
+from keyserver.frontends import crowd, errors
 from keyserver.frontends.crowd import Crowd, FairShare, Readers
 from keyserver.rate_limits import Buckets, Limits, Rate, RateLimited, RateLimits, network_of
 from verifier.errors import Reason
@@ -275,3 +277,19 @@ def test_penance_is_for_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await penance.hold("a")
 
     asyncio.run(run())
+
+
+def test_a_refusal_tells_the_caller_when_to_try_again() -> None:
+    status = status_pb2.Status.FromString(errors.status_details(RateLimited("too many", 1.5)))
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(retry)
+    assert (info.reason, retry.retry_delay.ToMilliseconds()) == ("RATE_LIMITED", 1500)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"peer_calls": {"per_second": 0, "at_once": 1}}, {"streams": 0}, {"unknown": 1}, {"streams": 1.5}]
+)
+def test_limits_that_grant_nothing_or_are_unknown_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(bad, Limits)
