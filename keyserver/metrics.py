@@ -58,10 +58,10 @@ class Metrics:
         for key, (name, text, labels, buckets) in HISTOGRAMS.items():
             self._made[key] = Histogram(name, text, labels, registry=registry, buckets=buckets)
 
-    def count(self, attribute: str, *labels: str) -> None:
-        """Add one to a counter."""
+    def count(self, attribute: str, *labels: str, by: int = 1) -> None:
+        """Add to a counter."""
         made = self._made[attribute]
-        (made.labels(*labels) if labels else made).inc()
+        (made.labels(*labels) if labels else made).inc(by)
 
     def set(self, attribute: str, value: float, *labels: str) -> None:
         """Set a gauge."""

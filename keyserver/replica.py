@@ -154,7 +154,7 @@ class Replica:
         self.metrics.observe("batch_entries", batch.entries)
         self.metrics.observe("batch_seconds", batch.seconds)
         for code, count in Counter(batch.refused).items():
-            self.metrics.count("entries_refused", code.name)
+            self.metrics.count("entries_refused", code.name, by=count)
             self._log.warning("log entries refused", verdict=code.name, count=count)
 
     def _show(self) -> None:
