@@ -68,12 +68,12 @@ def test_the_log_holds_every_command_and_every_code_of_a_step(recorded: Replica)
 def test_the_same_digest_at_every_index_in_every_environment(
     recorded: Replica, environment: str, tmp_path: Path
 ) -> None:
-    save(tmp_path / "log", recorded)
+    save(tmp_path / "entries", recorded)
     options, variables = ENVIRONMENTS[environment]
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("tests", "proto", "."))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [sys.executable, *options, "-m", "workload.replay", str(tmp_path / "log")],
+        [sys.executable, *options, "-m", "workload.replay", str(tmp_path / "entries")],
         env={**inherited, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **variables},
         capture_output=True,
         text=True,
