@@ -77,7 +77,16 @@ class Replica(Process):
 
     def __init__(self, ground: Ground) -> None:
         config = ground.config
-        command = [sys.executable, "-I", "-m", "keyserver", "serve", "-c", str(config.path)]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "keyserver",
+            "serve",
+            "--leave-diagnostic",
+            "-c",
+            str(config.path),
+        ]
         command += [] if ground.verifiers else ["--allow-split-view"]
         super().__init__("replica", command, lambda: _is_ready(config.listen))
 
