@@ -29,7 +29,7 @@ EPOCHS = Epochs(min_interval_ms=200, max_interval_ms=3_600_000, retry_interval_m
 def update_rpc(plan: Plan) -> Iterator[Measured]:
     """One replica; without verifiers, and with two of them as processes on the same machine."""
     calls = plan.size(2000, 20)
-    in_flight = plan.size(240, 20)  # one connection may hold 256 calls
+    in_flight = plan.size(128, 20)  # half of what one connection may hold
     for verifiers in (0, 2):
         ground = set_up(verifiers, EPOCHS)
         ground.lift_limits()
