@@ -1,23 +1,20 @@
 """The local log: shared syncs, the chain, erasure, and what a failing disk does to it."""
 
-import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from local_logs import GatedStore, change, filled, running, stored
 
 import replication.local
-from kv.interface import StorageError, Store
-from kv.memory import MemoryDisk, MemoryStore
+from kv.interface import StorageError
+from kv.memory import MemoryStore
 from kv.tracing import TracingStore
 from replication.chain import FIRST_LINK, next_link
 from replication.local import LocalLog, open_local_log
 from replication.rows import TAIL_CHECKED, entry_key
 from replication.testing import (
-    HANGS_AFTER_S,
     LETTERS,
     NO_LIMIT,
     numbered,
@@ -27,49 +24,6 @@ from replication.testing import (
     take_until,
 )
 from replication.types import LogEntry, LogOverloaded, PayloadTooLarge, PublicPartChanged
-
-
-class GatedStore(TracingStore):
-    """Writes only while the gate is open."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.open = threading.Event()
-        self.open.set()
-
-    def write(self, puts: Mapping[bytes, bytes | None]) -> None:
-        self.open.wait(HANGS_AFTER_S)
-        super().write(puts)
-
-
-@asynccontextmanager
-async def running(store: Store, lo: int = 1) -> AsyncIterator[LocalLog]:
-    log = LocalLog(store, public_half)
-    try:
-        await log.start(lo)
-        yield log
-    finally:
-        await log.stop()
-
-
-async def filled(payloads: list[bytes]) -> MemoryDisk:
-    disk = MemoryDisk()
-    async with running(MemoryStore(disk)) as log, trio.open_nursery() as nursery:
-        for payload in payloads:
-            nursery.start_soon(log.propose, payload)
-            await trio.testing.wait_all_tasks_blocked()
-    return disk
-
-
-def change(disk: MemoryDisk, rows: dict[bytes, bytes | None]) -> None:
-    disk.view = disk.view.changed(rows)
-
-
-def stored(disk: MemoryDisk, index: int) -> bytes:
-    row = disk.view.get(entry_key(index))
-    assert row is not None
-    return row
-
 
 # Shared syncs
 

@@ -1,11 +1,10 @@
 """What a client remembers: one history, historic answers, saved proofs, the chain of policies."""
 
-from collections.abc import Callable
-
 import pytest
 from e2eks.v1 import client_pb2
 from samples import BOB, EVE, REALM, VERIFIERS, key
-from simulated_realm import ADDRESSES, ANSWER_DELAY_MS, SimulatedRealm, one_of_each
+from simulated_realm import ADDRESSES, SimulatedRealm, one_of_each
+from simulated_realm.asking import KEYS, LIMIT_MS, OTHER, USER, altered, client_of, three_epochs
 
 from verifier import encoding, proof_encoding
 from verifier.client.client import Client
@@ -15,34 +14,10 @@ from verifier.client.pins import MemoryPins
 from verifier.errors import HistoryConflict, NotRatified, Reason, Refused
 from verifier.lookup import Present
 
-USER, OTHER, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
-KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
-LIMIT_MS = REALM.epoch_ttl_ms - ANSWER_DELAY_MS
-
 
 @pytest.fixture
 def world() -> SimulatedRealm:
-    """Three epochs: alice with keys since the first, bob since the second."""
-    world = SimulatedRealm()
-    world.put(USER, KEYS)
-    world.close()
-    world.put(OTHER, {"age": b"age1"}, BOB)
-    world.close()
-    world.close()
-    return world
-
-
-def client_of(world: SimulatedRealm, pins: MemoryPins | None = None, **options: object) -> Client:
-    return Client(world.realm, world, pins or MemoryPins(), clock=world.now_ms, **options)  # type: ignore[arg-type]
-
-
-def altered(change: Callable[[client_pb2.LookupProof], None]) -> Callable[[bytes], bytes]:
-    def rewrite(raw: bytes) -> bytes:
-        proof = client_pb2.LookupProof.FromString(raw)
-        change(proof)
-        return encoding.canonical(proof)
-
-    return rewrite
+    return three_epochs()
 
 
 # One history (exit 8)

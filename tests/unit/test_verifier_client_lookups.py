@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 from e2eks.v1 import client_pb2
-from samples import BOB, REALM, REPLICAS, START_MS, VERIFIERS, key, make_realm, sign_head
+from samples import REALM, REPLICAS, START_MS, VERIFIERS, key, make_realm, sign_head
 from simulated_realm import ADDRESSES, ANSWER_DELAY_MS, SimulatedRealm, one_of_each
+from simulated_realm.asking import KEYS, LIMIT_MS, NOBODY, OTHER, USER, altered, client_of, three_epochs
 
 from verifier import encoding, limits
 from verifier.client.client import Client
@@ -15,34 +16,10 @@ from verifier.client.pins import MemoryPins
 from verifier.errors import Malformed, NotRatified, Reason, Refused
 from verifier.lookup import Absent, Erased, Present, Revoked
 
-USER, OTHER, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
-KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
-LIMIT_MS = REALM.epoch_ttl_ms - ANSWER_DELAY_MS
-
 
 @pytest.fixture
 def world() -> SimulatedRealm:
-    """Three epochs: alice with keys since the first, bob since the second."""
-    world = SimulatedRealm()
-    world.put(USER, KEYS)
-    world.close()
-    world.put(OTHER, {"age": b"age1"}, BOB)
-    world.close()
-    world.close()
-    return world
-
-
-def client_of(world: SimulatedRealm, pins: MemoryPins | None = None, **options: object) -> Client:
-    return Client(world.realm, world, pins or MemoryPins(), clock=world.now_ms, **options)  # type: ignore[arg-type]
-
-
-def altered(change: Callable[[client_pb2.LookupProof], None]) -> Callable[[bytes], bytes]:
-    def rewrite(raw: bytes) -> bytes:
-        proof = client_pb2.LookupProof.FromString(raw)
-        change(proof)
-        return encoding.canonical(proof)
-
-    return rewrite
+    return three_epochs()
 
 
 # Results
