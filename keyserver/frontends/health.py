@@ -4,6 +4,8 @@
 /readyz   200, or 503 with the reason in words
 /status   the record of keyserver.status, with 503 if not ready
 /metrics  Prometheus
+
+A replica whose storage failed ends; what is asked of it until then gets 503 with the failure as reason.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from starlette.routing import Route
 from keyserver.config import split_address
 from keyserver.files import ConfigError
 from keyserver.metrics import CONTENT_TYPE, Metrics
-from keyserver.status import Status
+from keyserver.status import SCHEMA, Status
+from kv.interface import StorageError
 
 STOP_GRACE_SECONDS = 1.0  # for answers under way
 
@@ -47,7 +50,14 @@ def application(status: Status, metrics: Metrics) -> Starlette:
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     paths = (("/livez", livez), ("/readyz", readyz), ("/status", show), ("/metrics", measured))
-    return Starlette(routes=[Route(path, answer) for path, answer in paths])
+    return Starlette(
+        routes=[Route(path, answer) for path, answer in paths],
+        exception_handlers={StorageError: _storage_failed},
+    )
+
+
+async def _storage_failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"schema": SCHEMA, "ready": False, "reason": str(error)}, status_code=503)
 
 
 async def serve(
