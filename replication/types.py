@@ -1,6 +1,7 @@
 """What the log hands out, what it refuses, and how much it takes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 # The contract's limit of a log entry. Larger is refused before it can be stored, for every engine alike.
 PAYLOAD_BYTES_MAX = 1024 * 1024
@@ -49,3 +50,12 @@ class LogStatus:
     leader: bool  # as leader_hint()
     first_index: int  # oldest entry that read() can give
     committed_index: int  # newest entry handed out by committed()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTls:
+    """PEM files of mutually authenticated links: the own chain and key, and the one authority believed."""
+
+    certificate: Path
+    key: Path
+    authority: Path
