@@ -1,4 +1,7 @@
-"""The realm's own certificate authority and the TLS certificates of its replicas (RFC 5280, ECDSA P-256).
+"""The realm's own certificate authorities and the TLS certificates of its replicas (RFC 5280, ECDSA P-256).
+
+Two authorities: the realm's, which clients believe, for what a replica shows the world by its host; and the
+peers', which replicas alone believe, for what they show each other by their name.
 
 P-256 because the TLS library inside gRPC accepts no Ed25519 certificates. These keys protect connections
 only; what a realm says is proven by its signatures, whoever carries it.
@@ -14,13 +17,19 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 3650
 REPLICA_DAYS = 825  # the longest that common TLS clients accept
 BACKDATED = timedelta(hours=1)  # for clocks that are behind
 COMMON_NAME_CHARACTERS = 64  # RFC 5280, ub-common-name
+_SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +48,18 @@ class Certified:
 
 
 def make_authority(realm: str, now: datetime) -> Certified:
-    """A new self-signed authority that may issue end certificates only."""
+    """A new self-signed authority for what clients see; it may issue end certificates only."""
+    return _authority(f"e2eks realm {realm}", now)
+
+
+def make_peers_authority(realm: str, now: datetime) -> Certified:
+    """A new self-signed authority for links between replicas; it may issue end certificates only."""
+    return _authority(f"e2eks peers of {realm}", now)
+
+
+def _authority(title: str, now: datetime) -> Certified:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(f"e2eks realm {realm}")
+    name = _name(title)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
         _builder(name, name, key.public_key(), now, AUTHORITY_DAYS)
@@ -54,6 +72,30 @@ def make_authority(realm: str, now: datetime) -> Certified:
 
 def issue_replica(authority: Certified, name: str, hosts: Sequence[str], now: datetime) -> Certified:
     """A replica's certificate for `hosts`: DNS names and IP addresses, in the subject alternative name."""
+    return _issue(authority, name, [_general_name(host) for host in hosts], (_SERVER,), now)
+
+
+def issue_peer(authority: Certified, name: str, now: datetime) -> Certified:
+    """What a replica shows other replicas, at both ends of a link: its name, wherever it runs."""
+    return _issue(authority, name, [x509.DNSName(name)], (_SERVER, _CLIENT), now)
+
+
+def load_authority(certificate_pem: bytes, key_pem: bytes) -> Certified:
+    """An authority from its files. Raises ValueError if they are not one."""
+    key = load_pem_private_key(key_pem, None)
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+        raise ValueError("the certificate is for another key")
+    return Certified(certificate, key)
+
+
+def _issue(
+    authority: Certified,
+    name: str,
+    names: Sequence[x509.GeneralName],
+    purposes: Sequence[x509.ObjectIdentifier],
+    now: datetime,
+) -> Certified:
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
     above = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -61,8 +103,8 @@ def issue_replica(authority: Certified, name: str, hosts: Sequence[str], now: da
         _builder(_name(name), issuer.subject, key.public_key(), now, REPLICA_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), critical=False)
     )

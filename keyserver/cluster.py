@@ -1,0 +1,139 @@
+"""The tables [cluster] and [etcd] of a configuration: who the members are, and how they reach each other.
+
+Members are the replicas that run now, by name; whose signatures count is the replicas' policy of the realm,
+which only the log changes. Links between members believe one authority, the peers' own, and a certificate
+there stands for the name in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from replication.types import PeerTls
+
+LOCAL, RAFT, ETCD = "local", "raft", "etcd"
+ENGINES = (LOCAL, RAFT, ETCD)
+MEMBERS_MAX = 7  # a majority of more waits for ever slower disks; five lose any two
+
+
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a member misses its leader (raft): after a time drawn anew between the two, in milliseconds."""
+
+    election_min_ms: int = 600
+    election_max_ms: int = 1_200
+    heartbeat_ms: int = 100
+
+
+class MemberTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """host:port at which the other members reach this one."""
+
+    peers: str
+    replication: str = ""  # raft only
+
+
+class ClusterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    certificate: str
+    key: str
+    authority: str
+    members: dict[str, MemberTable]
+    timing: Timing = Timing()
+
+
+class EtcdTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    endpoints: list[str]
+    certificate: str
+    key: str
+    authority: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The members of a replicated realm by name, this one included."""
+
+    members: dict[str, MemberTable]
+    tls: PeerTls
+    timing: Timing
+
+    def others(self, name: str) -> dict[str, str]:
+        """Name -> host:port of the peers service, of all members but this."""
+        return {member: row.peers for member, row in self.members.items() if member != name}
+
+
+@dataclass(frozen=True, slots=True)
+class Etcd:
+    """Where the log lives if etcd keeps it. Endpoints are https URLs."""
+
+    endpoints: tuple[str, ...]
+    tls: PeerTls
+    prefix: str
+
+
+def cluster_of(table: ClusterTable | None, folder: Path) -> Cluster | None:
+    """The table with its paths made whole."""
+    if table is None:
+        return None
+    return Cluster(dict(sorted(table.members.items())), _tls(table, folder), table.timing)
+
+
+def etcd_of(table: EtcdTable | None, folder: Path, realm: str) -> Etcd | None:
+    """The table with its paths made whole; without a prefix the realm's name keeps realms apart."""
+    if table is None:
+        return None
+    return Etcd(tuple(table.endpoints), _tls(table, folder), table.prefix or f"/e2eks/{realm}/")
+
+
+def _tls(table: ClusterTable | EtcdTable, folder: Path) -> PeerTls:
+    return PeerTls(folder / table.certificate, folder / table.key, folder / table.authority)
+
+
+def rules(
+    engine: str, own: str, replicas: int, cluster: Cluster | None, etcd: Etcd | None
+) -> list[tuple[bool, str]]:
+    """What must hold of these settings together, each with its sentence. `replicas`: at the realm's start."""
+    clustered = engine in (RAFT, ETCD)
+    members = cluster.members if cluster else {}
+    return [
+        (engine in ENGINES, f"replication is one of {', '.join(ENGINES)}"),
+        (
+            clustered or replicas == 1,
+            'replication "local" serves a realm of one replica; this realm has more',
+        ),
+        (clustered or cluster is None, 'replication "local" has no table [cluster]: remove it'),
+        (not clustered or cluster is not None, f'replication "{engine}" needs the table [cluster]'),
+        (engine != ETCD or etcd is not None, 'replication "etcd" needs the table [etcd]'),
+        (not clustered or own in members, f"cluster.members has no {own}, which this replica is"),
+        (len(members) <= MEMBERS_MAX, f"cluster.members are at most {MEMBERS_MAX}"),
+        (
+            engine != RAFT or all(row.replication for row in members.values()),
+            'each of cluster.members needs its address "replication" with replication "raft"',
+        ),
+        (_distinct(members), "no two cluster.members share an address"),
+        (
+            etcd is None or _all_https(etcd.endpoints),
+            "etcd.endpoints are https:// addresses, one or more: the log is never sent in the clear",
+        ),
+        *_timing_rules(cluster.timing if cluster else Timing()),
+    ]
+
+
+def _timing_rules(timing: Timing) -> list[tuple[bool, str]]:
+    least, most, beat = timing.election_min_ms, timing.election_max_ms, timing.heartbeat_ms
+    often = (
+        "cluster.timing.election_min_ms is at least three times heartbeat_ms: losing one message is no fault"
+    )
+    apart = "cluster.timing.election_max_ms is more than election_min_ms, or members stand up all at once"
+    return [(0 < beat <= least // 3, often), (least < most, apart)]
+
+
+def _all_https(endpoints: Sequence[str]) -> bool:
+    return bool(endpoints) and all(endpoint.startswith("https://") for endpoint in endpoints)
+
+
+def _distinct(members: dict[str, MemberTable]) -> bool:
+    addresses = [a for row in members.values() for a in (row.peers, row.replication) if a]
+    return len(set(addresses)) == len(addresses)
