@@ -33,6 +33,18 @@ class PublicPartChanged(ReplicationError):
     """A stored entry may only be replaced by one with the same public part. Nothing was changed."""
 
 
+class ProposalLost(ReplicationError):
+    """The payload may or may not be committed, now or later: its leader was lost. Ask the log, or repeat."""
+
+
+class NoLeader(ReplicationError):
+    """No majority has a leader, for longer than a proposal waits. The payload was not proposed."""
+
+
+class TlsFilesRefused(ReplicationError):
+    """The TLS files of the links between replicas do not fit together, or cannot be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """One committed entry. Indices are dense from 1 on every replica, whatever the engine counts inside."""
@@ -42,14 +54,32 @@ class LogEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus:
+    """Another member of the cluster as this one sees it."""
+
+    name: str
+    connected: bool  # what this replica sends goes out
+    heard_s: float | None  # seconds since its last message; None: never since the start
+    match_index: int | None = None  # newest entry it has acknowledged, as a leader knows it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogStatus:
-    """How the log stands, for health checks and operators. Indices are 0 while it is empty."""
+    """How the log stands, for health checks and operators. Indices are 0 while it is empty.
+
+    What follows committed_index is known by engines of clusters alone.
+    """
 
     engine: str
     running: bool  # started, not stopped, not failed
     leader: bool  # as leader_hint()
     first_index: int  # oldest entry that read() can give
     committed_index: int  # newest entry handed out by committed()
+    role: str = ""  # "leader", "follower", "candidate"
+    term: int = 0  # number of the leadership, rises with every election
+    leader_name: str = ""  # the leader that this replica follows, itself included; "" while there is none
+    last_index: int = 0  # newest entry stored here, committed or not
+    members: tuple[MemberStatus, ...] = ()  # all others, by name
 
 
 @dataclass(frozen=True, slots=True)
