@@ -21,13 +21,14 @@ from keyserver.config import Config
 from keyserver.copies import scratch_store
 from keyserver.data_directory import DATABASE, write_version
 from keyserver.data_directory import LOG as LOG_FOLDER
-from keyserver.files import SECRET_MODE, ConfigError, write_new
 from keyserver.machine import commands
 from keyserver.machine.state import Machine
 from kv.keys import from_u64, u64
 from kv.leveldb import LevelDBStore
 from replication.chain import FIRST_LINK, next_link
 from replication.rows import FORMAT, LogTables, entry_key
+from verifier.errors import ConfigError
+from verifier.files import SECRET_MODE, write_new
 from verifier.types import Realm
 
 RESTORED = "restored.json"  # in the data directory: its rows came from a backup, and must not be signed on

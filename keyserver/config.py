@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from keyserver.files import ConfigError as ConfigError  # where callers look for it
-from keyserver.files import check_private, read_file
 from keyserver.rate_limits import Limits
 from keyserver.verifier_list import VerifierCertificate, read_verifier_certificates
 from verifier import limits, policy
+from verifier.errors import ConfigError as ConfigError  # where callers look for it
 from verifier.errors import Malformed
+from verifier.files import check_private, read_file
 from verifier.realm import parse_realm_json
 from verifier.types import Realm
 

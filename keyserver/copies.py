@@ -16,7 +16,6 @@ from keyserver.check_register import REGISTER, Recorded
 from keyserver.config import Config
 from keyserver.data_directory import DATABASE, VERSION, UnknownVersion, read_version
 from keyserver.data_directory import LOG as LOG_FOLDER
-from keyserver.files import ConfigError, read_secret
 from keyserver.machine import commands
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine, load_position
@@ -28,6 +27,8 @@ from kv.memory import MemoryStore
 from replication.chain import FIRST_LINK, LINK_BYTES, next_link
 from replication.rows import FORMAT, LogTables
 from verifier.crypto import hashing, signatures
+from verifier.errors import ConfigError
+from verifier.files import read_secret
 from verifier.signonce import read_rows
 
 # The replayed rows of so few log entries are some megabytes, even where each carries hundreds of updates.

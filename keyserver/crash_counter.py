@@ -18,7 +18,8 @@ import msgspec
 import structlog
 import trio
 
-from keyserver.files import ConfigError, read_file, replace_file
+from verifier.errors import ConfigError
+from verifier.files import read_file, replace_file
 
 FILE = "crashes.json"
 SCHEMA = "e2eks.crashes/1"

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyserver.files import ConfigError, replace_file
 from keyserver.free_space import Ballast
 from keyserver.machine import commands
 from keyserver.machine.rows import head_row
@@ -29,6 +28,8 @@ from replication.interface import ReplicatedLog
 from replication.local import open_local_log
 from verifier import limits
 from verifier.crypto import hashing
+from verifier.errors import ConfigError
+from verifier.files import replace_file
 
 DATABASE = "db"
 LOG = "log"

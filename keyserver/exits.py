@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from keyserver.files import ConfigError
 from kv.interface import StorageInUse
-from verifier.errors import E2eksError, HistoryConflict, NotRatified, Refused, VerificationError
+from verifier.errors import ConfigError, E2eksError, HistoryConflict, NotRatified, Refused, VerificationError
 
 UNEXPECTED = 1
 USAGE = 2

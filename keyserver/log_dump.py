@@ -11,11 +11,10 @@ from typing import Any
 
 import trio
 
-from keyserver.files import ConfigError
 from keyserver.machine import commands
 from replication.local import open_local_log
 from verifier.crypto import hashing
-from verifier.errors import Malformed
+from verifier.errors import ConfigError, Malformed
 
 PAGE_ENTRIES = 256
 PAGE_BYTES = 4 * 1024 * 1024

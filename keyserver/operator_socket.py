@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from keyserver.exits import Unreachable
-from keyserver.files import ConfigError
+from verifier.errors import ConfigError
 
 SOCKET = "operator.sock"  # in the data directory
 MODE = 0o600

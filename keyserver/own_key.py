@@ -24,7 +24,6 @@ import structlog
 import trio
 from e2eks.v1 import verification_pb2
 
-from keyserver.files import ConfigError
 from keyserver.machine import commands, notices, views
 from keyserver.machine.rows import head_row, policy_of_epoch
 from keyserver.machine.tables import Tables
@@ -38,7 +37,7 @@ from replication.types import LogEntry
 from verifier import encoding, limits
 from verifier import epoch as epoch_law
 from verifier.crypto import signatures
-from verifier.errors import Malformed, VerificationError
+from verifier.errors import ConfigError, Malformed, VerificationError
 from verifier.types import Realm, SignedHead, Verifier
 
 GET = "/e2eks.v1.RatifiedHeads/Get"

@@ -19,9 +19,10 @@ import msgspec
 from keyserver.backup_restore import RESTORED
 from keyserver.config import Config
 from keyserver.data_directory import DataDirectory, check_register
-from keyserver.files import ConfigError, write_new
 from keyserver.machine.state import Machine, ReplicaState, load_state
 from keyserver.signer import REKEY, Signer
+from verifier.errors import ConfigError
+from verifier.files import write_new
 from verifier.types import Realm
 
 EVIDENCE = "evidence"  # a folder beside the sign-once register: outside the data, and of its backups

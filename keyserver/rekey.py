@@ -26,14 +26,14 @@ from keyserver.backup_restore import RESTORED
 from keyserver.config import Config
 from keyserver.copies import machine_of
 from keyserver.data_directory import DATABASE, DataDirectory, LostTail, check_register, open_data
-from keyserver.files import SECRET_MODE, ConfigError, read_secret, write_new
 from keyserver.machine.state import ReplicaState, genesis_state, load_state
 from keyserver.own_key import Ask, Unanswered, ask_over_tls
 from keyserver.signer import Signer
 from verifier import encoding, limits
 from verifier import epoch as epoch_law
 from verifier.crypto import hashing, signatures
-from verifier.errors import Malformed
+from verifier.errors import ConfigError, Malformed
+from verifier.files import SECRET_MODE, read_secret, write_new
 from verifier.signonce import RegisterCorrupt, RegisterMissing, SignOnceRegister
 from verifier.types import Verifier
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from keyserver.config import load_config, split_address
 from keyserver.exits import Unreachable
-from keyserver.files import ConfigError
+from verifier.errors import ConfigError
 
 SCHEMA = "e2eks.status/1"
 STATUS_BYTES = 1024 * 1024

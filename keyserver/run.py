@@ -29,7 +29,6 @@ from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import open_data
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
-from keyserver.files import ConfigError
 from keyserver.free_space import Ballast, FreeSpace, advised
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
@@ -50,6 +49,7 @@ from kv import crash_points
 from kv.interface import StorageError, Store
 from replication.interface import ReplicatedLog
 from verifier.crypto import signatures
+from verifier.errors import ConfigError
 from verifier.types import Realm
 
 FIRST_CAUSES = (StorageError, Halt, ConfigError)  # what a group of failures is about, if one of them is in it

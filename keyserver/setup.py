@@ -24,12 +24,12 @@ from e2eks.v1 import types_pb2 as pb
 
 from keyserver import certificates
 from keyserver.config import Config, Epochs, Listen, Storage, load_config
-from keyserver.files import SECRET_MODE, ConfigError, read_file, replace_file, write_new
 from keyserver.verifier_list import VerifierCertificate, VerifierInfo, encode_verifier_certificates
 from kv.interface import StorageError
 from verifier import encoding, limits, policy
 from verifier.crypto import hashing, signatures, vrf
-from verifier.errors import Malformed
+from verifier.errors import ConfigError, Malformed
+from verifier.files import SECRET_MODE, read_file, replace_file, write_new
 from verifier.realm import fingerprint, realm_from, realm_json, realm_message
 from verifier.signonce import SignOnceRegister
 from verifier.types import AuthorizationPolicy, Realm

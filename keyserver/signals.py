@@ -15,11 +15,11 @@ import structlog
 import trio
 
 from keyserver.config import Config
-from keyserver.files import ConfigError
 from keyserver.frontends.doors import Doors
 from keyserver.proposer import Clock
 from keyserver.status import Status
 from keyserver.tls_files import DAY_MS, expiring, read_credentials
+from verifier.errors import ConfigError
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SIGNAL_EXIT = 128  # plus the number: how shells tell what ended a process

@@ -9,12 +9,12 @@ key.
 from __future__ import annotations
 
 from keyserver.config import Config
-from keyserver.files import ConfigError, read_secret
 from keyserver.machine import commands
 from kv import crash_points
 from verifier import encoding, epoch, realm
 from verifier.crypto import hashing, signatures, vrf
-from verifier.errors import E2eksError
+from verifier.errors import ConfigError, E2eksError
+from verifier.files import read_secret
 from verifier.signonce import RegisterCorrupt, RegisterMissing, Row, SignOnceRegister, read_rows
 from verifier.types import Realm
 

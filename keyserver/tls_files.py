@@ -13,8 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from keyserver.config import Config
-from keyserver.files import ConfigError, check_private, read_file
 from keyserver.verifier_list import VerifierCertificate
+from verifier.errors import ConfigError
+from verifier.files import check_private, read_file
 
 PEM_BYTES = 256 * 1024
 DAY_MS = 24 * 3_600_000

@@ -14,9 +14,10 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyserver.files import ConfigError, read_file
 from verifier import limits
 from verifier.crypto import hashing, signatures
+from verifier.errors import ConfigError
+from verifier.files import read_file
 
 INFO_SCHEMA = "e2eks.verifier-info/1"
 INFO_BYTES = 64 * 1024

@@ -11,7 +11,6 @@ from bench_realm import Ground, grown
 from e2eks.v1 import client_pb2
 
 from keyserver.admission.gate import Gate
-from keyserver.files import read_secret
 from keyserver.metrics import Metrics
 from keyserver.proposer import Proposer
 from keyserver.replica import Replica
@@ -23,6 +22,7 @@ from kv.interface import Store
 from kv.leveldb import LevelDBStore
 from verifier import realm
 from verifier.crypto import vrf
+from verifier.files import read_secret
 
 SEED = 2
 FEW = 1000

@@ -23,7 +23,6 @@ from keyserver import setup
 from keyserver.config import Config, Epochs, load_config
 from keyserver.data_directory import write_version
 from keyserver.demo.processes import free_port
-from keyserver.files import read_secret
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import AddRatification, AdmitVerifier, Command, Delimiter, SignHead
@@ -39,6 +38,7 @@ from verifier.crypto import hashing
 from verifier.crypto.signatures import SigningKey
 from verifier.daemon import setup as verifier_setup
 from verifier.epoch import verifier_message
+from verifier.files import read_secret
 from verifier.types import Ratification, Realm
 
 HOST = "127.0.0.1"

@@ -35,6 +35,10 @@ class E2eksError(Exception):
     """Base of all errors of this project that a caller may meet; `str()` is safe to show."""
 
 
+class ConfigError(E2eksError):
+    """A configuration, an option, a file it names or a folder is not usable; the text says what to do."""
+
+
 class Refused(E2eksError):
     """Deterministic refusal of an input, with its reason."""
 

@@ -29,9 +29,9 @@ from cryptography.x509.verification import (
 from e2eks.v1 import client_pb2 as pb
 
 from keyserver.admission.proof_id import proof_id
-from keyserver.files import ConfigError, read_file
 from verifier.crypto import hashing, signatures
-from verifier.errors import Reason, Refused
+from verifier.errors import ConfigError, Reason, Refused
+from verifier.files import read_file
 
 METHOD = "client-certificate"
 CHAIN_CERTIFICATES = 8  # leaf, root and more intermediates than any authority uses

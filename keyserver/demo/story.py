@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 from keyserver.demo import forge, people
 from keyserver.demo.processes import DemoFailed, wait_until
 from keyserver.demo.stage import REALM, REPLICA, Stage, parse_json
-from keyserver.files import read_secret
+from verifier.files import read_secret
 from verifier.proof_encoding import decode_lookup_proof
 from verifier.realm import fingerprint
 

@@ -22,10 +22,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from keyserver.config import split_address
-from keyserver.files import ConfigError
 from keyserver.metrics import CONTENT_TYPE, Metrics
 from keyserver.status import SCHEMA, Status
 from kv.interface import StorageError
+from verifier.errors import ConfigError
 
 STOP_GRACE_SECONDS = 1.0  # for answers under way
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import grpc
 import grpc.aio
 
-from keyserver.files import ConfigError
 from keyserver.frontends.http2_limits import CONCURRENT_CALLS, SERVER_OPTIONS
 from keyserver.tls_files import Credentials
+from verifier.errors import ConfigError
 
 
 def new_server() -> grpc.aio.Server:

@@ -22,10 +22,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from keyserver.backup import Origin, copy_stream
-from keyserver.files import ConfigError
 from keyserver.operator_socket import MODE, SOCKET, socket_address
 from kv.interface import StorageError, Store
 from replication.interface import ReplicatedLog
+from verifier.errors import ConfigError
 
 WAITING = 8  # connections that nobody has accepted yet; operators are few
 STOP_GRACE_SECONDS = 1.0

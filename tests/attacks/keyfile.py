@@ -11,13 +11,12 @@ from operators import certificate_pem, set_up, verifier_file
 
 from attacks.surface import Surface
 from keyserver.config import check_files, load_config
-from keyserver.files import read_secret
 from keyserver.setup import SetUp, add_verifiers
 from keyserver.signer import load_signer
 from keyserver.verifier_list import read_verifier_info
 from verifier.client.identity import Identities
-from verifier.daemon.files import read_seed
 from verifier.errors import E2eksError
+from verifier.files import read_secret
 from verifier.signonce import Row, SignOnceRegister
 
 GOOD = bytes(range(32)).hex() + "\n"
@@ -80,7 +79,7 @@ class Keyfile(Surface):
         return "read" if read_secret(path) else "empty"
 
     def judge_verifier(self, path: Path) -> str:
-        return "read" if read_seed(path) else "empty"
+        return "read" if read_secret(path, "key") else "empty"
 
     # A user's identity
 

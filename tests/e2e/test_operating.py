@@ -26,9 +26,9 @@ from keyserver.certificates import Certified
 from keyserver.crash_counter import CRASHES_MAX
 from keyserver.demo.processes import wait_until
 from keyserver.demo.stage import HOST, REPLICA
-from keyserver.files import replace_file
 from keyserver.tls_files import OWN
 from verifier.errors import E2eksError, Refused
+from verifier.files import replace_file
 from verifier.lookup import LookupResult
 
 PATIENCE = 60.0

@@ -28,7 +28,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from keyserver import setup
 from keyserver.config import Config, Listen, load_config
-from keyserver.files import ConfigError
 from keyserver.run import Running, first_cause, now_ms, run_replica
 from keyserver.testing import FAST, TTL_MS, Person, SmallRealm, first_epoch, seed
 from keyserver.verifier_list import VerifierCertificate, VerifierInfo
@@ -36,7 +35,7 @@ from kv.interface import StorageInUse
 from verifier import encoding, limits, proof_encoding
 from verifier.crypto import hashing, signatures
 from verifier.epoch import verifier_message
-from verifier.errors import Reason
+from verifier.errors import ConfigError, Reason
 from verifier.lookup import Present, Trust, verify_lookup
 from verifier.types import EpochStep, Ratification, Signature
 

@@ -15,8 +15,8 @@ from streams.folder import OpenVerifier, VerifierFolder, verifier_of
 from verifier import encoding, epoch
 from verifier.daemon import evidence as evidences
 from verifier.daemon.evidence import Standing
+from verifier.daemon.evidence_files import refuse_while_evidence_is_kept
 from verifier.daemon.failures import Halted, Unreachable, UpgradeNeeded
-from verifier.daemon.files import refuse_while_evidence_is_kept
 from verifier.daemon.state import owed_epochs, ratification_at
 from verifier.daemon.transport import Keyserver, PushTarget
 

@@ -19,10 +19,10 @@ import pytest
 
 from keyserver import setup
 from keyserver.demo.processes import command, free_port, run
-from keyserver.files import read_secret
 from kv.leveldb import LevelDBStore
 from verifier.crypto.hashing import key_id
 from verifier.crypto.signatures import public_key
+from verifier.files import read_secret
 from verifier.signonce import SignOnceRegister
 
 GOLDEN = Path(__file__).parent / "failures.txt"

@@ -12,9 +12,9 @@ from workload.script import build
 from kept.replica import Kept, kept_by
 from keyserver.config import Config, load_config
 from keyserver.data_directory import DATABASE, LOG, write_version
-from keyserver.files import write_new
 from kv.leveldb import LevelDBStore
 from verifier.crypto import hashing
+from verifier.files import write_new
 from verifier.realm import realm_json
 from verifier.signonce import SignOnceRegister
 

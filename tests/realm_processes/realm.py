@@ -14,11 +14,11 @@ from keyserver import setup
 from keyserver.config import Epochs
 from keyserver.demo.processes import command, wait_until
 from keyserver.demo.stage import HOST, REPLICA, Stage
-from keyserver.files import read_secret
 from realm_processes.calls import Door, Reply
 from realm_processes.people import Authority
 from verifier.crypto.hashing import key_id
 from verifier.crypto.signatures import SigningKey
+from verifier.files import read_secret
 from verifier.signonce import Row, SignOnceRegister
 from verifier.types import SignedHead
 

@@ -17,12 +17,12 @@ from verifier import realm as realms
 from verifier.crypto import hashing
 from verifier.daemon.config import Config, Times, load_config
 from verifier.daemon.database import check_register, open_database, open_register
-from verifier.daemon.files import read_seed
 from verifier.daemon.outbox import Outbox
 from verifier.daemon.setup import Plan, init
 from verifier.daemon.status import StatusFile
 from verifier.daemon.transport import Credentials, Keyserver, PushTarget
 from verifier.daemon.watch import Daemon, Parts
+from verifier.files import read_secret
 from verifier.types import Realm
 
 FAST = Times(retry_min_ms=5, retry_max_ms=50, compare_interval_ms=50)
@@ -94,7 +94,7 @@ class OpenVerifier:
             self.store = open_database(config.data, config.realm, self.folder.key_id)
             stack.callback(self.store.close)
             check_register(self.store, config.realm, self.register)
-            seed = read_seed(config.key)
+            seed = read_secret(config.key, "key")
             self.outbox = Outbox(self.store, self.register, seed, self.folder.key_id, lambda: self.now_ms)
             self._stack = stack.pop_all()
         return self

@@ -19,9 +19,8 @@ from samples import REALM
 from keyserver.admission.client_certificate import FRESH_MS
 from keyserver.admission.gate import Gate
 from keyserver.config import ClientCertificateAuthority, Registration
-from keyserver.files import ConfigError
 from verifier.client.admission import client_certificate_proof
-from verifier.errors import Reason, Refused
+from verifier.errors import ConfigError, Reason, Refused
 
 INDEX = b"i" * 32
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

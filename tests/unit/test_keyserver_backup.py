@@ -23,7 +23,6 @@ from keyserver.check_register import REGISTER
 from keyserver.check_replica import check_replica
 from keyserver.config import Config
 from keyserver.data_directory import DATABASE, LOG, VERSION
-from keyserver.files import ConfigError
 from keyserver.machine import commands
 from keyserver.machine.tables import Tables
 from keyserver.operator_socket import running_replica
@@ -33,6 +32,7 @@ from kv.leveldb import LevelDBStore
 from kv.testing import Fault, FaultyStore
 from replication.local import LocalLog
 from replication.rows import entry_key
+from verifier.errors import ConfigError
 from verifier.realm import realm_json
 
 NOW_MS = 1_800_000_000_000

@@ -10,10 +10,17 @@ import pytest
 from operators import Keyserver, keyserver_command
 
 from keyserver import cli, exits
-from keyserver.files import ConfigError
 from keyserver.machine.codes import Halt
 from kv.interface import StorageError, StorageInUse
-from verifier.errors import HistoryConflict, Malformed, NotRatified, Reason, Refused, VerificationError
+from verifier.errors import (
+    ConfigError,
+    HistoryConflict,
+    Malformed,
+    NotRatified,
+    Reason,
+    Refused,
+    VerificationError,
+)
 
 
 @pytest.fixture

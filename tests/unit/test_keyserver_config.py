@@ -8,8 +8,9 @@ import samples
 from operators import certificate_pem, set_up, verifier_file
 
 from keyserver.config import Config, check_files, effective, load_config, split_address
-from keyserver.files import ConfigError, read_secret, replace_file, write_new
 from keyserver.verifier_list import read_verifier_certificates
+from verifier.errors import ConfigError
+from verifier.files import read_secret, replace_file, write_new
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from kept.replica import Kept, scripted, store_of
 from keyserver.backup import Copy, Origin
 from keyserver.check import check
 from keyserver.exits import Unreachable
-from keyserver.files import ConfigError
 from keyserver.frontends import operator
 from keyserver.machine import commands
 from keyserver.operator_socket import MODE, SOCKET, running_replica, socket_address
@@ -22,6 +21,7 @@ from kv.interface import Store
 from kv.memory import MemoryStore
 from replication.local import LocalLog
 from replication.rows import entry_key
+from verifier.errors import ConfigError
 from verifier.realm import realm_json
 
 DEADLINE_S = 60.0

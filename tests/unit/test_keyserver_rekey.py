@@ -16,7 +16,6 @@ from keyserver import quarantine, setup
 from keyserver.backup_restore import RESTORED
 from keyserver.config import Config, Epochs, Listen, load_config
 from keyserver.data_directory import LostTail
-from keyserver.files import ConfigError
 from keyserver.own_key import Unanswered
 from keyserver.rekey import Rekeyed, rekey
 from keyserver.run import Running, first_cause, run_replica
@@ -27,6 +26,7 @@ from kv.interface import StorageInUse
 from verifier import encoding
 from verifier.crypto import hashing, signatures
 from verifier.epoch import compose_head, genesis_chain, replica_message
+from verifier.errors import ConfigError
 from verifier.signonce import SignOnceRegister, read_rows
 from verifier.types import Ratification, Signature, Verifier
 

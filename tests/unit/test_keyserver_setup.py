@@ -12,11 +12,11 @@ from operators import NOW, REALM, certificate_pem, set_up, verifier_file
 
 from keyserver import setup
 from keyserver.config import check_files, check_split_view, load_config
-from keyserver.files import ConfigError
 from keyserver.setup import Ports, Replica
 from keyserver.signer import load_signer
 from keyserver.verifier_list import read_verifier_info
 from verifier import policy
+from verifier.errors import ConfigError
 from verifier.realm import fingerprint, parse_realm_json
 
 SECRETS = ("ca/realm-ca.key", *(f"replicas/r1/{name}" for name in ("head.key", "vrf.key", "tls.key")))

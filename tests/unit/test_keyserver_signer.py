@@ -6,13 +6,12 @@ import pytest
 from operators import set_up
 
 from keyserver.config import Config, load_config
-from keyserver.files import ConfigError
 from keyserver.machine import commands
 from keyserver.signer import Quarantined, Signer, WillNotSign, load_signer
 from kv.interface import StorageInUse
 from verifier import encoding, epoch
 from verifier.crypto import signatures, vrf
-from verifier.errors import Malformed
+from verifier.errors import ConfigError, Malformed
 from verifier.realm import user_id_alpha
 from verifier.signonce import AlreadySigned, RegisterCorrupt, SignOnceRegister
 

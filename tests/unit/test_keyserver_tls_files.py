@@ -8,8 +8,8 @@ import pytest
 
 from keyserver import certificates, setup
 from keyserver.config import Config, load_config
-from keyserver.files import ConfigError
 from keyserver.tls_files import DAY_MS, OWN, WARN_DAYS, expiring, read_credentials
+from verifier.errors import ConfigError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NOW_MS = round(NOW.timestamp() * 1000)

@@ -19,8 +19,8 @@ from simulated_realm.command import Shell
 
 from verifier.client.admission import client_certificate_message, client_certificate_proof
 from verifier.client.client import now_ms
-from verifier.client.outcome import SettingsError
 from verifier.crypto import hashing
+from verifier.errors import ConfigError
 
 
 def pem(private: Any, encryption: Any = None) -> bytes:
@@ -55,7 +55,7 @@ def test_a_proof_is_bound_to_realm_user_entry_and_time() -> None:
     ],
 )
 def test_files_that_cannot_prove_anything_are_refused_here(chain: bytes, private: bytes) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         client_certificate_proof(REALM, ALICE, ENTRY, chain_pem=chain, key_pem=private, time_ms=NOW_MS)
 
 

@@ -13,8 +13,9 @@ from verifier import policy
 from verifier import realm as realms
 from verifier.client.contexts import Context, Contexts, read_quorum, read_realm
 from verifier.client.identity import Identities
-from verifier.client.outcome import Exit, SettingsError, exit_of_error
+from verifier.client.outcome import Exit, exit_of_error
 from verifier.client.places import Places, read_settings
+from verifier.errors import ConfigError
 
 USER = "alice@example.test"
 KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
@@ -42,23 +43,23 @@ def add(contexts: Contexts, context: Context, fingerprint: str | None = None, al
 
 def test_the_only_context_is_the_current_one_until_one_is_chosen(tmp_path: Path) -> None:
     contexts = Contexts(tmp_path)
-    with pytest.raises(SettingsError, match="context add"):
+    with pytest.raises(ConfigError, match="context add"):
         contexts.load_current(None)
     add(contexts, context_of())
     assert contexts.load_current(None).realm == REALM
     add(contexts, replace(context_of(), name="second"))
-    with pytest.raises(SettingsError, match="context use"):
+    with pytest.raises(ConfigError, match="context use"):
         contexts.load_current(None)
     contexts.use("second")
     assert contexts.load_current(None).name == "second"
     assert contexts.load_current("example.test").name == "example.test"
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         contexts.use("third")
 
 
 def test_a_fingerprint_is_compared_before_a_realm_is_stored(tmp_path: Path) -> None:
     contexts = Contexts(tmp_path)
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         add(contexts, context_of(), "E2EKS1-OTHER")
     assert contexts.names() == []
     add(contexts, context_of(), realms.fingerprint(REALM))
@@ -71,7 +72,7 @@ def test_addresses_may_change_but_what_is_pinned_only_with_its_fingerprint(tmp_p
     add(contexts, context_of(addresses=("elsewhere.test:1",)))
     assert contexts.load("example.test").realm.addresses == ("elsewhere.test:1",)
     changed = context_of(epoch_ttl_ms=1)
-    with pytest.raises(SettingsError, match="fingerprint"):
+    with pytest.raises(ConfigError, match="fingerprint"):
         add(contexts, changed)
     add(contexts, changed, realms.fingerprint(changed.realm))
 
@@ -80,7 +81,7 @@ def test_a_quorum_that_can_show_two_views_must_be_wanted(tmp_path: Path) -> None
     contexts = Contexts(tmp_path)
     split = replace(context_of(), quorum=one_of_each())
     assert policy.can_split(one_of_each(), REALM.genesis_policy.keys.keys())
-    with pytest.raises(SettingsError, match="allow-split-view"):
+    with pytest.raises(ConfigError, match="allow-split-view"):
         add(contexts, split)
     add(contexts, split, allow=True)
     assert contexts.load("example.test").quorum == one_of_each()
@@ -88,17 +89,17 @@ def test_a_quorum_that_can_show_two_views_must_be_wanted(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "Capital", "a" * 65])
 def test_a_context_has_a_plain_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         add(Contexts(tmp_path), replace(context_of(), name=name))
 
 
 def test_a_realm_file_that_is_none_is_a_matter_of_settings(tmp_path: Path) -> None:
     path = tmp_path / "realm.json"
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         read_realm(path)
     for damage in (b"", b"{}", b"[1]", b"\xff", realms.realm_json(REALM)[:-9]):
         path.write_bytes(damage)
-        with pytest.raises(SettingsError) as refused:
+        with pytest.raises(ConfigError) as refused:
             read_realm(path)
         assert exit_of_error(refused.value) is Exit.USAGE
     path.write_bytes(realms.realm_json(REALM))
@@ -112,9 +113,9 @@ def test_a_quorum_file_is_the_json_form_of_a_quorum(tmp_path: Path) -> None:
     assert read_quorum(path).threshold == 4
     for damage in ("{}", "[]", '{"threshold": 9}', '{"threshold": 1, "candidates": ["AAAA"]}', "{"):
         path.write_text(damage)
-        with pytest.raises(SettingsError):
+        with pytest.raises(ConfigError):
             read_quorum(path)
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         read_quorum(tmp_path / "none")
 
 
@@ -133,13 +134,13 @@ def test_files_lie_in_the_xdg_folders_or_below_one_home(tmp_path: Path) -> None:
 def test_settings_are_strict(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     assert read_settings(path, required=False) == {}
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         read_settings(path, required=True)
     path.write_text('context = "a"\ntimeout = "3s"\n')
     assert read_settings(path, required=True) == {"context": "a", "timeout": "3s"}
     for damage in ('contxt = "a"', "timeout = 3", "=", "\xff"):
         path.write_bytes(damage.encode("latin-1"))
-        with pytest.raises(SettingsError):
+        with pytest.raises(ConfigError):
             read_settings(path, required=True)
 
 
@@ -147,5 +148,5 @@ def test_an_identity_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
     identities = Identities(tmp_path)
     identities.make("eve@example.test", lambda _: EVE.seed)
     identities.path("eve@example.test").rename(identities.path(USER))
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         identities.find(USER)

@@ -12,16 +12,15 @@ from e2eks.v1 import client_pb2
 from samples import ALICE, BOB, REALM, make_realm
 from simulated_realm import SimulatedRealm, one_of_each, signing_key
 
-from verifier import encoding
-from verifier.client import durable
+from verifier import encoding, files
 from verifier.client.client import Client
 from verifier.client.evidence import EvidenceFolder
 from verifier.client.historian import BadAnswer
 from verifier.client.identity import Identities, file_name
-from verifier.client.outcome import Exit, SettingsError, exit_of_error
+from verifier.client.outcome import Exit, exit_of_error
 from verifier.client.pins import HEADS_HELD, FilePins, MemoryPins, PinState, quorum_name
 from verifier.daemon.evidence import Standing, from_document, judge
-from verifier.errors import HistoryConflict
+from verifier.errors import ConfigError, HistoryConflict
 
 USER = "alice@example.test"
 KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
@@ -41,29 +40,29 @@ def world() -> SimulatedRealm:
 
 def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
-    durable.write(path, b"one")
-    durable.write(path, b"two")
-    assert durable.read(path, limit=3) == b"two"
+    files.store_private(path, b"one")
+    files.store_private(path, b"two")
+    assert files.read_file(path, 3, "file") == b"two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["file"]
-    with pytest.raises(SettingsError):
-        durable.read(path, limit=2)
-    assert durable.read(tmp_path / "none", limit=1) is None
+    with pytest.raises(ConfigError):
+        files.read_file(path, 2, "file")
+    assert files.find_file(tmp_path / "none", 1, "file") is None
 
 
 def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    durable.write(path, b"s")
-    assert durable.read_secret(path, limit=1) == b"s"
+    files.store_private(path, b"s")
+    assert files.read_private(path, 1, "secret") == b"s"
     path.chmod(0o640)
-    with pytest.raises(SettingsError, match="chmod 600"):
-        durable.read_secret(path, limit=1)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        files.read_private(path, 1, "secret")
 
 
 def test_a_folder_that_cannot_be_written_is_a_matter_of_settings(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(SettingsError) as refused:
-        durable.write(tmp_path / "file" / "below", b"")
+    with pytest.raises(ConfigError) as refused:
+        files.store_private(tmp_path / "file" / "below", b"")
     assert exit_of_error(refused.value) is Exit.USAGE
 
 
@@ -131,7 +130,7 @@ def test_damaged_pins_stop_the_client_instead_of_starting_afresh(
     world: SimulatedRealm, tmp_path: Path, damage: bytes
 ) -> None:
     (tmp_path / f"{world.realm.hash.hex()}.json").write_bytes(damage)
-    with pytest.raises(SettingsError, match="rollback"):
+    with pytest.raises(ConfigError, match="rollback"):
         FilePins(tmp_path, world.realm.hash).load()
 
 
@@ -234,9 +233,9 @@ def test_an_identity_is_made_once_and_found_again(tmp_path: Path) -> None:
     assert identities.load(USER) == made
     assert identities.all() == [made]
     assert identities.path(USER).stat().st_mode & 0o777 == 0o600
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         identities.make(USER, os.urandom)
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         identities.load("bob@example.test")
 
 
@@ -265,14 +264,14 @@ def test_a_backup_put_back_is_the_identity(tmp_path: Path) -> None:
     made = Identities(tmp_path).make(USER, os.urandom)
     saved = Identities(tmp_path).backup(USER)
     other = Identities(tmp_path / "other")
-    durable.write(other.path(USER), saved)
+    files.store_private(other.path(USER), saved)
     assert other.load(USER) == made
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"schema":"e2eks.identity/1","keys":[]}', b"\xff"])
 def test_a_damaged_identity_is_refused(tmp_path: Path, damage: bytes) -> None:
-    durable.write(Identities(tmp_path).path(USER), damage)
-    with pytest.raises(SettingsError, match="backup"):
+    files.store_private(Identities(tmp_path).path(USER), damage)
+    with pytest.raises(ConfigError, match="backup"):
         Identities(tmp_path).find(USER)
 
 

@@ -11,9 +11,9 @@ from simulated_realm.asking import KEYS, LIMIT_MS, NOBODY, OTHER, USER, altered,
 from verifier import encoding, limits
 from verifier.client.client import Client
 from verifier.client.historian import BadAnswer
-from verifier.client.outcome import Exit, SettingsError, Unreachable, exit_of_error, exit_of_result
+from verifier.client.outcome import Exit, Unreachable, exit_of_error, exit_of_result
 from verifier.client.pins import MemoryPins
-from verifier.errors import Malformed, NotRatified, Reason, Refused
+from verifier.errors import ConfigError, Malformed, NotRatified, Reason, Refused
 from verifier.lookup import Absent, Erased, Present, Revoked
 
 
@@ -310,7 +310,7 @@ def test_a_missing_ratification_is_reported_before_a_refusal_and_that_before_sil
 
 def test_a_realm_without_addresses_is_a_matter_of_settings(world: SimulatedRealm) -> None:
     world.addresses = ()
-    with pytest.raises(SettingsError):
+    with pytest.raises(ConfigError):
         client_of(world).lookup(USER)
 
 

@@ -19,11 +19,11 @@ from verifier.crypto import signatures
 from verifier.daemon.check import REGISTER, Recorded, Report, check
 from verifier.daemon.check_stopped import check_stopped
 from verifier.daemon.cli import main
-from verifier.daemon.files import read_seed
 from verifier.daemon.rekey import rekey
 from verifier.daemon.state import first_state
 from verifier.daemon.step import apply_message
 from verifier.daemon.tables import VerifierTables as Tables
+from verifier.files import read_secret
 from verifier.signonce import read_rows
 from verifier.types import Realm
 
@@ -68,7 +68,7 @@ def replay(stream: Stream, folder: VerifierFolder, *, ratify: int) -> Kept:
                 verifier.outbox.settle(epoch)
         rows = dict(verifier.store.scan(*EVERYTHING))
     config = folder.config()
-    public_key = signatures.public_key(read_seed(config.key))
+    public_key = signatures.public_key(read_secret(config.key, "key"))
     floor, signed = read_rows(config.sign_once_register, key_id=folder.key_id)
     return Kept(config.realm, rows, Recorded(public_key, floor, signed))
 

@@ -12,7 +12,7 @@ from streams.realms import make_realm, party
 
 from verifier import proof_encoding
 from verifier.daemon.evidence import Evidence, Kind, Standing, from_document, judge, to_document
-from verifier.daemon.files import keep_evidence, read_evidence
+from verifier.daemon.evidence_files import keep_evidence, read_evidence
 from verifier.errors import Malformed
 from verifier.types import Realm
 

@@ -14,12 +14,13 @@ from streams.folder import OpenVerifier, VerifierFolder
 
 from kv.interface import StorageInUse
 from verifier.daemon.evidence import Evidence, Kind
-from verifier.daemon.failures import ConfigError, Quarantined
-from verifier.daemon.files import keep_evidence, refuse_while_evidence_is_kept
+from verifier.daemon.evidence_files import keep_evidence, refuse_while_evidence_is_kept
+from verifier.daemon.failures import Quarantined
 from verifier.daemon.outbox import GivenUp, Ready
 from verifier.daemon.rekey import Rekeyed, rekey
 from verifier.daemon.state import load_state, owed_epochs
 from verifier.daemon.step import apply_message
+from verifier.errors import ConfigError
 from verifier.signonce import SignOnceRegister, read_rows
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

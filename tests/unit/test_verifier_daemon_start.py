@@ -15,14 +15,14 @@ from verifier import encoding, epoch, limits
 from verifier import realm as realms
 from verifier.daemon.config import load_config
 from verifier.daemon.database import check_key
-from verifier.daemon.failures import ConfigError, Misbehaved, Quarantined
-from verifier.daemon.files import read_seed
+from verifier.daemon.failures import Misbehaved, Quarantined
 from verifier.daemon.outbox import GivenUp, Ready, Waiting, served_head
 from verifier.daemon.ratified import answer
 from verifier.daemon.state import load_state, owed_epochs
 from verifier.daemon.step import apply_message
 from verifier.daemon.tables import VerifierTables as Tables
-from verifier.errors import Malformed, Reason, Refused
+from verifier.errors import ConfigError, Malformed, Reason, Refused
+from verifier.files import read_secret
 from verifier.signonce import SignOnceRegister
 
 
@@ -142,7 +142,7 @@ def test_a_replicas_key_is_quarantine(stream: Stream) -> None:
 def test_a_head_with_an_unknown_signature_by_the_own_key_is_quarantine(
     folder: VerifierFolder, stream: Stream
 ) -> None:
-    seed = read_seed(folder.path / "verifier.key")
+    seed = read_secret(folder.path / "verifier.key", "key")
     clone = party(0, "clone")
     object.__setattr__(clone, "secret", seed)
     head = stream.compose()
@@ -287,7 +287,7 @@ def test_a_key_that_others_may_read_is_refused(folder: VerifierFolder) -> None:
     key = folder.path / "verifier.key"
     key.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
-        read_seed(key)
+        read_secret(key, "key")
 
 
 def test_init_overwrites_nothing(folder: VerifierFolder, stream: Stream) -> None:

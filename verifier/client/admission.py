@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from e2eks.v1 import client_pb2
 
-from verifier.client.outcome import SettingsError
 from verifier.crypto import hashing
+from verifier.errors import ConfigError
 from verifier.types import Realm
 
 
@@ -29,11 +29,11 @@ def client_certificate_proof(
 ) -> bytes:
     """An encoded RegistrationProof by the leaf of `chain_pem` (leaf first) and its unencrypted private key.
 
-    Raises SettingsError if the files are not what they should be.
+    Raises ConfigError if the files are not what they should be.
     """
     chain, key = _chain(chain_pem), _private_key(key_pem)
     if key.public_key() != chain[0].public_key():
-        raise SettingsError("the private key is not the key of the first certificate in the chain")
+        raise ConfigError("the private key is not the key of the first certificate in the chain")
     message = client_certificate_message(realm, user_id, entry_hash, time_ms)
     proof = client_pb2.ClientCertificateProof(
         chain=[certificate.public_bytes(serialization.Encoding.DER) for certificate in chain],
@@ -50,16 +50,16 @@ def _chain(pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise SettingsError("the certificate chain is not PEM: expected the leaf, then its issuers") from None
+        raise ConfigError("the certificate chain is not PEM: expected the leaf, then its issuers") from None
 
 
 def _private_key(pem: bytes) -> _PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise SettingsError("the certificate's private key is not an unencrypted PEM key") from None
+        raise ConfigError("the certificate's private key is not an unencrypted PEM key") from None
     if not isinstance(key, _PrivateKey):
-        raise SettingsError("the certificate's private key is neither Ed25519, ECDSA nor RSA")
+        raise ConfigError("the certificate's private key is neither Ed25519, ECDSA nor RSA")
     return key
 
 

@@ -68,15 +68,15 @@ def _fetched(session: Session, address: str, fingerprint: str | None) -> Realm:
     """The realm a keyserver publishes, authenticated by nothing yet."""
     from verifier import realm as realms
     from verifier.client.contexts import parse_realm
-    from verifier.client.outcome import SettingsError
     from verifier.client.session import seconds_of
     from verifier.client.transport import DEFAULT_TIMEOUT_S, fetch_realm_json
+    from verifier.errors import ConfigError
 
     given = session.flag("timeout")
     realm = parse_realm(fetch_realm_json(address, seconds_of(given) if given else DEFAULT_TIMEOUT_S), address)
     if fingerprint is None:
         what = f"{address} says it serves {realm.name} with the fingerprint {realms.fingerprint(realm)}"
-        raise SettingsError(f"{what}; compare it with the operator's, then run it again with --fingerprint")
+        raise ConfigError(f"{what}; compare it with the operator's, then run it again with --fingerprint")
     return realm
 
 

@@ -42,9 +42,9 @@ def lookup(
     if save:
         from pathlib import Path
 
-        from verifier.client import durable
+        from verifier import files
 
-        durable.write(Path(save), answer.result.proof.encoded)
+        files.store_private(Path(save), answer.result.proof.encoded)
     document = session.show(client, answer, now_ms=now_ms())
     if save:
         session.say(f" saved {save}")
@@ -104,16 +104,13 @@ def verify(session: Session, file: str, realm_file: str | None, at: str | None, 
     """
     from pathlib import Path
 
-    from verifier.client import durable
+    from verifier import files
     from verifier.client.client import now_ms
     from verifier.client.contexts import Context, read_realm
-    from verifier.client.outcome import SettingsError
 
     at_ms = parse_time(at) if at else now_ms()
     context = session.context if realm_file is None else Context("", read_realm(Path(realm_file)), None)
-    proof = durable.read(Path(file), limit=FILE_BYTES)
-    if proof is None:
-        raise SettingsError(f"there is no file {file}")
+    proof = files.read_file(Path(file), FILE_BYTES, "proof")
     client = session.client(context=context)
     answer = client.verify_saved(proof, user_id=user, at_ms=at_ms)
     session.tick("user", answer.result.user_id)

@@ -160,13 +160,12 @@ def revoke(session: Session, user: str, certificate: str | None, yes: bool) -> N
 
 
 def read_keys(pairs: Sequence[str]) -> dict[str, bytes]:
-    """Application -> exact bytes of the file. Raises click.UsageError, SettingsError."""
+    """Application -> exact bytes of the file. Raises click.UsageError, ConfigError."""
     import sys
     from pathlib import Path
 
-    from verifier import limits
-    from verifier.client import durable
-    from verifier.client.outcome import SettingsError
+    from verifier import files, limits
+    from verifier.errors import ConfigError
 
     keys: dict[str, bytes] = {}
     for pair in pairs:
@@ -174,13 +173,11 @@ def read_keys(pairs: Sequence[str]) -> dict[str, bytes]:
         if not (app and equals and name) or app in keys:
             raise click.UsageError(f"{pair!r}: write APP=FILE, each APP once")
         if name == "-":
-            data: bytes | None = sys.stdin.buffer.read(limits.PROFILE_BYTES + 1)
+            data = sys.stdin.buffer.read(limits.PROFILE_BYTES + 1)
         else:
-            data = durable.read(Path(name).expanduser(), limit=limits.PROFILE_BYTES)
-        if data is None:
-            raise SettingsError(f"there is no file {name}")
+            data = files.read_file(Path(name).expanduser(), limits.PROFILE_BYTES, "key")
         if any(mark in data for mark in SECRET_MARKS):
-            raise SettingsError(f"{name} holds a private key; publish the public one")
+            raise ConfigError(f"{name} holds a private key; publish the public one")
         keys[app] = data
     return keys
 
@@ -226,16 +223,12 @@ def _next_policy(
 def _admission(client: Client, draft: Draft, cert: str, cert_key: str) -> bytes:
     from pathlib import Path
 
-    from verifier import limits
-    from verifier.client import durable
+    from verifier import files, limits
     from verifier.client.admission import client_certificate_proof
     from verifier.client.client import now_ms
-    from verifier.client.outcome import SettingsError
 
-    chain = durable.read(Path(cert), limit=limits.REGISTRATION_PROOF_BYTES)
-    key = durable.read(Path(cert_key), limit=limits.REGISTRATION_PROOF_BYTES)
-    if chain is None or key is None:
-        raise SettingsError(f"there is no file {cert if chain is None else cert_key}")
+    chain = files.read_file(Path(cert), limits.REGISTRATION_PROOF_BYTES, "certificate")
+    key = files.read_file(Path(cert_key), limits.REGISTRATION_PROOF_BYTES, "certificate's key")
     entry_hash = draft.update.entry.hash
     return client_certificate_proof(
         client.realm, draft.user_id, entry_hash, chain_pem=chain, key_pem=key, time_ms=now_ms()
@@ -302,7 +295,8 @@ def _line_of(answer: Answer) -> str:
 
 def _prepare_revocation(session: Session, client: Client, identity: Identity, answer: Answer) -> Path | None:
     """Sign the end of the entry now, for the day when the keys are lost; None if nobody could use it."""
-    from verifier.client import drafts, durable
+    from verifier import files
+    from verifier.client import drafts
     from verifier.errors import Refused
     from verifier.lookup import Present
 
@@ -315,7 +309,7 @@ def _prepare_revocation(session: Session, client: Client, identity: Identity, an
     except Refused:  # a policy that needs other devices, too
         return None
     path = _revocation_path(session, client, identity.user_id)
-    durable.write(path, signed.encoded)
+    files.store_private(path, signed.encoded)
     return path
 
 
@@ -331,16 +325,13 @@ def _usable_revocation(
     """The revocation signed in advance, if the current entry accepts it; one that was named must be good."""
     from pathlib import Path
 
-    from verifier import encoding, limits, update
-    from verifier.client import durable
-    from verifier.client.outcome import SettingsError
+    from verifier import encoding, files, limits, update
     from verifier.errors import Refused
 
     path = Path(certificate) if certificate else _revocation_path(session, client, user)
-    data = durable.read(path, limit=4 * limits.ENTRY_BYTES)
+    read = files.read_file if certificate else files.find_file
+    data = read(path, 4 * limits.ENTRY_BYTES, "revocation")
     if data is None:
-        if certificate:
-            raise SettingsError(f"there is no file {certificate}")
         return None
     current = _current(client, user)
     try:

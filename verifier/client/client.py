@@ -23,11 +23,12 @@ from verifier.client import drafts
 from verifier.client.drafts import Draft
 from verifier.client.evidence import Evidence, EvidenceFolder
 from verifier.client.historian import BEHIND, BadAnswer, BrokenHistory, Historian, judging
-from verifier.client.outcome import UNRATIFIED, SettingsError, Unreachable
+from verifier.client.outcome import UNRATIFIED, Unreachable
 from verifier.client.pins import Pins
 from verifier.client.transport import Transport
 from verifier.crypto.signatures import SigningKey
 from verifier.errors import (
+    ConfigError,
     E2eksError,
     HistoryConflict,
     Malformed,
@@ -251,7 +252,7 @@ class Client:
                     raise
                 failures.append(refusal)
         if not failures:
-            raise SettingsError("the realm names no address of a keyserver")
+            raise ConfigError("the realm names no address of a keyserver")
         raise next(f for kind in REPORTED_FIRST for f in failures if isinstance(f, kind))
 
     # Updates

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from verifier.client import durable
+from verifier import files
 from verifier.types import Realm
 
 SCHEMA = "e2eks.evidence/1"
@@ -71,13 +71,13 @@ class EvidenceFolder:
     kept: list[Path] = field(default_factory=list)
 
     def keep(self, evidence: Evidence, realm: Realm, time_ms: int) -> Path | None:
-        """The file now holding `evidence`, or None if this client keeps nothing. Raises SettingsError."""
+        """The file now holding `evidence`, or None if this client keeps nothing. Raises ConfigError."""
         if self.path is None:
             return None
         substance = json.dumps(evidence.document(realm, 0), sort_keys=True).encode()
         path = self.path / f"{evidence.kind}-{sha256(substance).hexdigest()[:16]}.json"
         if not path.exists():
             document = json.dumps(evidence.document(realm, time_ms), indent=2, sort_keys=True) + "\n"
-            durable.write(path, document.encode())
+            files.store_private(path, document.encode())
         self.kept.append(path)
         return path

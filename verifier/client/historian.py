@@ -14,10 +14,18 @@ from e2eks.v1 import client_pb2
 
 from verifier import consistency, encoding, limits, lookup, proof_encoding
 from verifier import epoch as epoch_law
-from verifier.client.outcome import SettingsError, Unreachable
+from verifier.client.outcome import Unreachable
 from verifier.client.pins import CHANGES_HELD, Pins, PinState
 from verifier.client.transport import Transport
-from verifier.errors import HistoryConflict, Malformed, NotRatified, Reason, Refused, VerificationError
+from verifier.errors import (
+    ConfigError,
+    HistoryConflict,
+    Malformed,
+    NotRatified,
+    Reason,
+    Refused,
+    VerificationError,
+)
 from verifier.lookup import Trust
 from verifier.types import ConsistencyProof, QuorumExpr, Realm, SignedHead
 
@@ -93,7 +101,7 @@ class Historian:
             after = state.holding(head, linked=True, proven=proven).accepting(self._quorum, head.head.epoch)
             if self._pins.swap(state, after):
                 return state
-        raise SettingsError("other processes keep moving the pins of this realm; run the command again")
+        raise ConfigError("other processes keep moving the pins of this realm; run the command again")
 
     def hold(self, head: SignedHead) -> PinState:
         """Remember a verified `head` that no server has linked yet; the state before.
@@ -105,7 +113,7 @@ class Historian:
             _check_same(state.head_at(head.head.epoch), head)
             if self._pins.swap(state, state.holding(head, linked=False)):
                 return state
-        raise SettingsError("other processes keep moving the pins of this realm; run the command again")
+        raise ConfigError("other processes keep moving the pins of this realm; run the command again")
 
     def reveal_fork(self, address: str, head: SignedHead) -> None:
         """Raise HistoryConflict if the server shows that `head`, signed but stale, contradicts it."""
@@ -207,7 +215,7 @@ class Historian:
                 after = after.holding(change, linked=False)
             if self._pins.swap(state, after):
                 return True
-        raise SettingsError("other processes keep moving the pins of this realm; run the command again")
+        raise ConfigError("other processes keep moving the pins of this realm; run the command again")
 
 
 def _verified(trust: Trust, held: SignedHead, proof: ConsistencyProof) -> SignedHead:

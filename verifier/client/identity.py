@@ -15,12 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from verifier import encoding
-from verifier.client import durable
+from verifier import encoding, files
 from verifier.client.drafts import Draft
-from verifier.client.outcome import SettingsError
 from verifier.crypto.signatures import SEED_BYTES, SigningKey
-from verifier.errors import E2eksError
+from verifier.errors import ConfigError, E2eksError
 
 SCHEMA = "e2eks.identity/1"
 FILE_BYTES = 4 * 1024 * 1024
@@ -64,51 +62,51 @@ class Identities:
         return self._folder / f"{file_name(user_id)}.json"
 
     def all(self) -> list[Identity]:
-        """Every identity, by user id. Raises SettingsError."""
+        """Every identity, by user id. Raises ConfigError."""
         found = [self._load(path) for path in self._folder.glob("*.json")]
         return sorted((i for i in found if i is not None), key=lambda identity: identity.user_id)
 
     def find(self, user_id: str) -> Identity | None:
-        """The identity of `user_id`, if there is one. Raises SettingsError."""
+        """The identity of `user_id`, if there is one. Raises ConfigError."""
         identity = self._load(self.path(user_id))
         if identity is not None and identity.user_id != user_id:
-            raise SettingsError(f"{self.path(user_id)} is the identity of somebody else; move it away")
+            raise ConfigError(f"{self.path(user_id)} is the identity of somebody else; move it away")
         return identity
 
     def load(self, user_id: str) -> Identity:
-        """The identity of `user_id`. Raises SettingsError if there is none."""
+        """The identity of `user_id`. Raises ConfigError if there is none."""
         identity = self.find(user_id)
         if identity is None:
             what = f"there are no signing keys for this user id in {self._folder}"
-            raise SettingsError(f"{what}; bring them from where it was registered: {self.path(user_id)}")
+            raise ConfigError(f"{what}; bring them from where it was registered: {self.path(user_id)}")
         return identity
 
     def make(self, user_id: str, randomness: Callable[[int], bytes]) -> Identity:
-        """A new identity with one key, stored. Raises SettingsError if there is one already."""
+        """A new identity with one key, stored. Raises ConfigError if there is one already."""
         if self.find(user_id) is not None:
-            raise SettingsError(f"there is an identity already: {self.path(user_id)}")
+            raise ConfigError(f"there is an identity already: {self.path(user_id)}")
         identity = Identity(user_id, (randomness(SEED_BYTES),))
         self.store(identity)
         return identity
 
     def store(self, identity: Identity) -> None:
-        """Write an identity, whole and synced. Raises SettingsError."""
-        with durable.locked(self.path(identity.user_id)):
-            durable.write(self.path(identity.user_id), _encode(identity))
+        """Write an identity, whole and synced. Raises ConfigError."""
+        with files.locked(self.path(identity.user_id)):
+            files.store_private(self.path(identity.user_id), _encode(identity))
 
     def backup(self, user_id: str) -> bytes:
         """The bytes of the identity's file: secrets. Put back at its path, it is restored."""
         self.load(user_id)
-        return durable.read_secret(self.path(user_id), limit=FILE_BYTES) or b""
+        return files.read_private(self.path(user_id), FILE_BYTES, "identity")
 
     def _load(self, path: Path) -> Identity | None:
-        data = durable.read_secret(path, limit=FILE_BYTES)
+        data = files.find_private(path, FILE_BYTES, "identity")
         if data is None:
             return None
         try:
             return _decode(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, E2eksError):
-            raise SettingsError(f"{path} is no identity file; restore it from a backup") from None
+            raise ConfigError(f"{path} is no identity file; restore it from a backup") from None
 
 
 def file_name(user_id: str) -> str:

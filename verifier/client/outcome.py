@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from verifier.errors import (
+    ConfigError,
     E2eksError,
     HistoryConflict,
     Malformed,
@@ -35,10 +36,6 @@ class Unreachable(E2eksError):
     """No address answered in time, or what answered is no keyserver."""
 
 
-class SettingsError(E2eksError):
-    """The user's files or options do not make sense together; the text says what to do."""
-
-
 # The server's words for "not enough ratifications": the same news as a proof with too few of them.
 UNRATIFIED = frozenset({Reason.NOT_RATIFIED_IN_TIME, Reason.EPOCH_PENDING})
 
@@ -47,7 +44,7 @@ _ERRORS: tuple[tuple[type[E2eksError], Exit], ...] = (
     (HistoryConflict, Exit.CONFLICT),
     (NotRatified, Exit.NOT_RATIFIED),
     (Unreachable, Exit.UNREACHABLE),
-    (SettingsError, Exit.USAGE),
+    (ConfigError, Exit.USAGE),
     (Malformed, Exit.USAGE),  # what the user typed: malformed answers are VerificationErrors by then
     (Refused, Exit.REFUSED),
 )

@@ -17,10 +17,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from verifier import encoding, limits
-from verifier.client import durable
-from verifier.client.outcome import SettingsError
-from verifier.errors import E2eksError
+from verifier import encoding, files, limits
+from verifier.errors import ConfigError, E2eksError
 from verifier.types import QuorumExpr, SignedHead
 
 SCHEMA = "e2eks.pins/1"
@@ -97,11 +95,11 @@ class Pins(Protocol):
     """Where the state of one realm is kept."""
 
     def load(self) -> PinState:
-        """The state now. Raises SettingsError."""
+        """The state now. Raises ConfigError."""
         ...
 
     def swap(self, before: PinState, after: PinState) -> bool:
-        """Store `after` if the state still is `before`; says whether it was. Raises SettingsError."""
+        """Store `after` if the state still is `before`; says whether it was. Raises ConfigError."""
         ...
 
 
@@ -130,23 +128,23 @@ class FilePins:
         self._path = folder / f"{realm_hash.hex()}.json"
 
     def load(self) -> PinState:
-        data = durable.read(self._path, limit=FILE_BYTES)
+        data = files.find_file(self._path, FILE_BYTES, "file of pins")
         if data is None:
             return PinState()
         try:
             return _decode(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, E2eksError):
             what = f"{self._path}, the heads seen so far, cannot be read; restore it, or move it away"
-            raise SettingsError(
+            raise ConfigError(
                 f"{what} and lose the protection against rollback and forks until now"
             ) from None
 
     def swap(self, before: PinState, after: PinState) -> bool:
-        with durable.locked(self._path):
+        with files.locked(self._path):
             if self.load() != before:
                 return False
             if after != before:
-                durable.write(self._path, _encode(after))
+                files.store_private(self._path, _encode(after))
             return True
 
 

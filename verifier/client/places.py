@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.client import durable
-from verifier.client.outcome import SettingsError
+from verifier import files
+from verifier.errors import ConfigError
 
 SETTINGS_BYTES = 64 * 1024
 _FOLDER = "e2eks"
@@ -69,19 +69,19 @@ _KEYS = {"context": str, "output": str, "timeout": str}
 
 
 def read_settings(path: Path, *, required: bool) -> dict[str, str]:
-    """The settings file: `context`, `output`, `timeout`, all texts. Raises SettingsError for unknown keys."""
-    data = durable.read(path, limit=SETTINGS_BYTES)
+    """The settings file: `context`, `output`, `timeout`, all texts. Raises ConfigError for unknown keys."""
+    data = files.find_file(path, SETTINGS_BYTES, "settings file")
     if data is None:
         if required:
-            raise SettingsError(f"there is no {path}; write it, or leave out -c")
+            raise ConfigError(f"there is no {path}; write it, or leave out -c")
         return {}
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}") from None
     for key, value in table.items():
         if key not in _KEYS:
-            raise SettingsError(f"{path}: unknown key {key!r}; known are {', '.join(_KEYS)}")
+            raise ConfigError(f"{path}: unknown key {key!r}; known are {', '.join(_KEYS)}")
         if not isinstance(value, _KEYS[key]):
-            raise SettingsError(f"{path}: {key} must be a text in quotes")
+            raise ConfigError(f"{path}: {key} must be a text in quotes")
     return table

@@ -144,7 +144,7 @@ class Session:
 
     @cached_property
     def context(self) -> Context:
-        """The realm to ask, and under which quorum. Raises SettingsError."""
+        """The realm to ask, and under which quorum. Raises ConfigError."""
         return self.contexts.load_current(self.flag("context"))
 
     @cached_property

@@ -7,8 +7,8 @@ from kv.leveldb import LevelDBStore
 from verifier.crypto import hashing, signatures
 from verifier.daemon.check import REGISTER, STORAGE, Recorded, Report, check
 from verifier.daemon.config import Config
-from verifier.daemon.failures import ConfigError
-from verifier.daemon.files import read_seed
+from verifier.errors import ConfigError
+from verifier.files import read_secret
 from verifier.limits import MAX_U64
 from verifier.signonce import read_rows
 
@@ -20,7 +20,7 @@ def check_stopped(config: Config) -> Report:
     """
     if not config.data.is_dir():
         raise ConfigError(f"there is no database in {config.data}: the verifier has not run yet")
-    public_key = signatures.public_key(read_seed(config.key))
+    public_key = signatures.public_key(read_secret(config.key, "key"))
     unread, recorded = Report(), Recorded(public_key, MAX_U64, {})
     try:
         recorded = Recorded(

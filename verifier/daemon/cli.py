@@ -30,7 +30,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         from kv.interface import StorageError
         from verifier.daemon.failures import DaemonError
-        from verifier.errors import E2eksError
+        from verifier.errors import ConfigError, E2eksError
 
         try:
             command(*args, **kwargs)
@@ -38,6 +38,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("E2EKS_DEBUG"):
                 raise
             click.echo(f"✗ {error}", err=True)
+            if isinstance(error, ConfigError):
+                sys.exit(2)
             sys.exit(error.exit_code if isinstance(error, DaemonError) else 1)
 
     return run
@@ -217,10 +219,11 @@ def audit(
     """
     from verifier.daemon.audit import audit as replay_all
     from verifier.daemon.config import load_config, load_realm, split_address
-    from verifier.daemon.failures import ConfigError, Halted, Misbehaved
-    from verifier.daemon.files import keep_evidence
+    from verifier.daemon.evidence_files import keep_evidence
+    from verifier.daemon.failures import Halted, Misbehaved
     from verifier.daemon.run import unix_ms
     from verifier.daemon.transport import Credentials, Keyserver
+    from verifier.errors import ConfigError
 
     del start
     if realm_file is not None and address is None:
@@ -314,7 +317,7 @@ def verify(file: Path, realm_file: Path, output: str) -> None:
     """
     from verifier.daemon.config import load_realm
     from verifier.daemon.evidence import Standing, judge
-    from verifier.daemon.files import read_evidence
+    from verifier.daemon.evidence_files import read_evidence
 
     document = read_evidence(file)
     verdict = judge(load_realm(realm_file), document)

@@ -12,9 +12,8 @@ from pathlib import Path
 import msgspec
 
 from verifier import limits
-from verifier.daemon.failures import ConfigError
-from verifier.daemon.files import read_file
-from verifier.errors import Malformed
+from verifier.errors import ConfigError, Malformed
+from verifier.files import read_file
 from verifier.realm import parse_realm_json
 from verifier.types import Realm
 

@@ -21,12 +21,6 @@ class DaemonError(E2eksError):
     exit_code = 1
 
 
-class ConfigError(DaemonError):
-    """A configuration, or a file it names, is not usable; the text says what to do."""
-
-    exit_code = 2
-
-
 class Quarantined(DaemonError):
     """Register, database, key and realm do not belong together, so nothing may be signed with this key."""
 

@@ -14,7 +14,7 @@ import trio
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from verifier.daemon.config import split_address
-from verifier.daemon.failures import ConfigError
+from verifier.errors import ConfigError
 
 CONNECTIONS_MAX = 16
 REQUEST_BYTES = 8 * 1024

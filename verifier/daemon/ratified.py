@@ -18,12 +18,12 @@ from google.rpc import error_details_pb2, status_pb2
 
 from kv.interface import Reader, StorageError
 from verifier import encoding
-from verifier.daemon.failures import ConfigError, Misbehaved
+from verifier.daemon.failures import Misbehaved
 from verifier.daemon.outbox import served_head
 from verifier.daemon.state import head_at, load_state, newest_ratified
 from verifier.daemon.step import fork_with
 from verifier.daemon.transport import DETAILS_KEY, Credentials, Peer
-from verifier.errors import Malformed, Reason, Refused
+from verifier.errors import ConfigError, Malformed, Reason, Refused
 from verifier.types import Realm
 
 SERVICE = "e2eks.v1.RatifiedHeads"

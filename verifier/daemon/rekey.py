@@ -23,10 +23,11 @@ from verifier.crypto import hashing, signatures
 from verifier.daemon.config import Config, split_address
 from verifier.daemon.database import OWNER
 from verifier.daemon.evidence import Kind
-from verifier.daemon.failures import ConfigError, Quarantined
-from verifier.daemon.files import SECRET_MODE, read_file, read_seed, sync_folder, write_new
+from verifier.daemon.failures import Quarantined
 from verifier.daemon.setup import info_text, make_certificate
 from verifier.daemon.state import load_state, newest_ratified
+from verifier.errors import ConfigError
+from verifier.files import SECRET_MODE, read_file, read_secret, sync_folder, write_new
 from verifier.signonce import RegisterCorrupt, RegisterMissing, SignOnceRegister
 
 INFO = "verifier-info.json"
@@ -99,7 +100,7 @@ def _key_id(config: Config) -> bytes | None:
     """Of the old key; None when it is gone."""
     if not config.key.exists():
         return None
-    return hashing.key_id(signatures.public_key(read_seed(config.key)))
+    return hashing.key_id(signatures.public_key(read_secret(config.key, "key")))
 
 
 def _check_realm(store: Store, config: Config) -> None:

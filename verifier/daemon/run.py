@@ -21,14 +21,14 @@ from verifier.crypto import signatures
 from verifier.daemon import metrics
 from verifier.daemon.config import Config
 from verifier.daemon.database import check_key, check_register, open_database, open_register
-from verifier.daemon.failures import ConfigError
-from verifier.daemon.files import read_file, read_private, read_seed, refuse_while_evidence_is_kept
+from verifier.daemon.evidence_files import refuse_while_evidence_is_kept
 from verifier.daemon.outbox import Outbox
 from verifier.daemon.ratified import serving
 from verifier.daemon.status import StatusFile
 from verifier.daemon.transport import Credentials, Keyserver, Peer, PushTarget, Renewable
 from verifier.daemon.watch import Daemon, Parts
-from verifier.errors import E2eksError
+from verifier.errors import ConfigError, E2eksError
+from verifier.files import read_file, read_private, read_secret
 from verifier.signonce import SignOnceRegister
 
 PEM_BYTES = 64 * 1024
@@ -146,7 +146,7 @@ def serve(config: Config) -> None:
     signatures.self_test()
     arm_crash_point()
     refuse_while_evidence_is_kept(config.evidence)
-    seed = read_seed(config.key)
+    seed = read_secret(config.key, "key")
     public_key, key_id = check_key(config.realm, seed)
     with ExitStack() as stack:
         register: SignOnceRegister = open_register(config.sign_once_register, key_id)
@@ -166,7 +166,7 @@ def serve(config: Config) -> None:
 
 def check_files(config: Config) -> list[str]:
     """That a start would find every file; what to care about soon. Opens no register. Raises ConfigError."""
-    check_key(config.realm, read_seed(config.key))
+    check_key(config.realm, read_secret(config.key, "key"))
     if not config.sign_once_register.is_file():
         raise ConfigError(
             f"the sign-once register {config.sign_once_register} is missing. This key may have signed "

@@ -25,8 +25,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kv.interface import StorageError
 from verifier.crypto import hashing, signatures
 from verifier.daemon.config import PUSH_PORT, VERIFICATION_PORT, load_realm, split_address
-from verifier.daemon.failures import ConfigError
-from verifier.daemon.files import SECRET_MODE, write_new
+from verifier.errors import ConfigError
+from verifier.files import SECRET_MODE, write_new
 from verifier.realm import realm_json
 from verifier.signonce import SignOnceRegister
 from verifier.types import Realm

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from verifier.daemon.failures import ConfigError
-from verifier.daemon.files import read_file, replace_file
+from verifier.errors import ConfigError
+from verifier.files import read_file, replace_unsynced
 
 SCHEMA = "e2eks.verifier-status/1"
 REFRESH_MS = 10_000  # written at least this often, even when nothing changed
@@ -33,7 +33,7 @@ class StatusFile:
             return
         self._written, self._written_ms = dict(standing), now_ms
         status = {"schema": SCHEMA, "name": self._name, "updated_ms": now_ms, **standing}
-        replace_file(self._path, json.dumps(status, indent=2, sort_keys=True).encode() + b"\n")
+        replace_unsynced(self._path, json.dumps(status, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def read_status(path: Path, now_ms: int) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from kv import crash_points
 from kv.interface import StorageError, Store
 from verifier.daemon.config import Times
 from verifier.daemon.evidence import Evidence
+from verifier.daemon.evidence_files import keep_evidence
 from verifier.daemon.failures import CallRefused, Halted, Misbehaved, Unreachable, UpgradeNeeded
-from verifier.daemon.files import keep_evidence
 from verifier.daemon.outbox import GivenUp, Outbox, Waiting
 from verifier.daemon.ratified import compare
 from verifier.daemon.retry import Backoff
