@@ -146,6 +146,7 @@ class LocalLog:
             leader=running,
             first_index=min(1, self._last),
             committed_index=self._last,
+            stored_index=self._last,
         )
 
     async def stop(self) -> None:

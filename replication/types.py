@@ -60,6 +60,7 @@ class MemberStatus:
     name: str
     connected: bool  # what this replica sends goes out
     heard_s: float | None  # seconds since its last message; None: never since the start
+    problem: str = ""  # why it was not reached the last time
     match_index: int | None = None  # newest entry it has acknowledged, as a leader knows it
 
 
@@ -67,7 +68,7 @@ class MemberStatus:
 class LogStatus:
     """How the log stands, for health checks and operators. Indices are 0 while it is empty.
 
-    What follows committed_index is known by engines of clusters alone.
+    What follows stored_index is known by engines of clusters alone.
     """
 
     engine: str
@@ -75,10 +76,10 @@ class LogStatus:
     leader: bool  # as leader_hint()
     first_index: int  # oldest entry that read() can give
     committed_index: int  # newest entry handed out by committed()
+    stored_index: int = 0  # newest entry stored durably here, committed or not
     role: str = ""  # "leader", "follower", "candidate"
     term: int = 0  # number of the leadership, rises with every election
     leader_name: str = ""  # the leader that this replica follows, itself included; "" while there is none
-    last_index: int = 0  # newest entry stored here, committed or not
     members: tuple[MemberStatus, ...] = ()  # all others, by name
 
 
