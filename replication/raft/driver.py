@@ -3,10 +3,9 @@
 No thread, no clock, no chance of its own: the simulator and the shell drive the same code.
 """
 
-import random
 from collections.abc import Callable, Sequence
 
-from replication.raft.events import Event, PeerStanding, Timing, Turn
+from replication.raft.events import Chance, Event, PeerStanding, Timing, Turn
 from replication.raft.journal import Journal
 
 
@@ -24,7 +23,7 @@ class Driver:
         members: Sequence[str],
         journal: Journal,
         clock: Callable[[], float],
-        chance: random.Random,
+        chance: Chance,
         timing: Timing,
     ) -> None:
         raise NotImplementedError

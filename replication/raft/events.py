@@ -1,9 +1,18 @@
 """What goes into a turn of the driver, and what comes out of it. Data only."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import Protocol
 
 from replication.raft.messages import Message
+
+
+class Chance(Protocol):
+    """Where chance comes from: random.Random is one."""
+
+    def random(self) -> float:
+        """Return a number 0 <= x < 1."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """Somebody here wants the payload committed. `token` was never used before and comes back in `settled`."""
+    """Somebody here wants the payload committed. `token` is new and comes back in `settled`, once."""
 
     token: int
     payload: bytes
@@ -83,11 +92,9 @@ Event = Received | Connected | Disconnected | Proposed | Forgotten
 class Turn:
     """The outcome of one turn. Everything it speaks of is durable here."""
 
-    outgoing: tuple[tuple[str, Message], ...] = field(
-        default=()
-    )  # to be sent AFTER turn() returned, in order
+    outgoing: tuple[tuple[str, Message], ...] = ()  # (member, message), to be sent AFTER turn() returned
     committed_to: int  # application index up to which entries are committed, 0 for none
-    settled: tuple[tuple[int, Outcome], ...] = field(default=())
+    settled: tuple[tuple[int, Outcome], ...] = ()  # (token, outcome)
     role: Role
     term: int
     leader: str | None  # as far as known here
