@@ -95,10 +95,10 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
     """A replica that waits a second for a request to come and for an answer to be taken."""
 
     class Impatient(Abused):
-        def start_replica(self) -> None:
-            with (self.replica / "keyserver.toml").open("a") as file:
+        def set_up(self) -> None:
+            super().set_up()
+            with self.config_of().open("a") as file:
                 file.write(SHORT)
-            super().start_replica()
 
     stage = Impatient(tmp_path_factory.mktemp("impatient") / "realm", ("v1", "v2", "v3"))
     try:

@@ -131,8 +131,8 @@ class YesterdaysRealm(CopiedRealm):
     def start_verifier(self, name: str) -> None:
         self._spawn(name, "verifier.daemon", "run", "-c", str(self.verifier(name) / "verifier.toml"))
 
-    def spawn_replica(self, *, counting_crashes: bool = False) -> None:
-        self._spawn(REPLICA, "keyserver", "serve", "-c", str(self.replica / "keyserver.toml"))
+    def spawn_replica(self, name: str = REPLICA, *, counting_crashes: bool = False) -> None:
+        self._spawn(name, "keyserver", "serve", "-c", str(self.config_of(name)))
 
     def _spawn(self, name: str, module: str, *arguments: str) -> None:
         line = command(module, *arguments)

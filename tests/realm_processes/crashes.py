@@ -30,24 +30,24 @@ class CrashingRealm(RealmProcesses):
 
     def set_up(self) -> None:
         super().set_up()
-        config = self.replica / "keyserver.toml"
-        text = config.read_text()
-        for name in Storage.__struct_fields__:
-            text = re.sub(
-                rf"^{name} = \d+", f"{name} = {getattr(self.storage, name)}", text, flags=re.MULTILINE
-            )
-        config.write_text(text)
+        for config in map(self.config_of, self.replicas):
+            text = config.read_text()
+            for name in Storage.__struct_fields__:
+                text = re.sub(
+                    rf"^{name} = \d+", f"{name} = {getattr(self.storage, name)}", text, flags=re.MULTILINE
+                )
+            config.write_text(text)
 
-    def spawn_replica(self) -> None:
-        """Start the replica without waiting; it does not know how often it crashed before."""
-        (self.replica / "data" / "crashes.json").unlink(missing_ok=True)
-        super().spawn_replica()
+    def spawn_replica(self, name: str = REPLICA, *, counting_crashes: bool = False) -> None:
+        """Start a replica without waiting; it does not know how often it crashed before."""
+        (self.folder_of(name) / "data" / "crashes.json").unlink(missing_ok=True)
+        super().spawn_replica(name, counting_crashes=counting_crashes)
 
     def spawn(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """Start a process without waiting, with these variables on top of the test's own."""
         with patch.dict(os.environ, environment or {}):
-            if name == REPLICA:
-                self.spawn_replica()
+            if name in self.replicas:
+                self.spawn_replica(name)
             else:
                 self.start_verifier(name)
 
@@ -106,9 +106,10 @@ def under_load(
     people: int,
     rng: random.Random,
     kind: type[CrashingRealm] = CrashingRealm,
+    replicas: tuple[str, ...] = (REPLICA,),
 ) -> Iterator[Trial]:
     """A realm of real processes and people who use it without end. At the end every promise is checked."""
-    realm = kind(folder / "realm", verifiers)
+    realm = kind(folder / "realm", verifiers, replicas)
     ledger = Ledger(folder / "ledger")
     try:
         realm.open()
@@ -139,7 +140,7 @@ def check_everything(trial: Trial) -> None:
     for name in realm.verifiers:
         see_ratified_heads(realm, name, newest, seen)
         assert seen.signed_by(realm.key_id_of(name)) >= set(range(1, newest + 1))
-    for name in (REPLICA, *realm.verifiers):
+    for name in (*realm.replicas, *realm.verifiers):
         assert realm.processes.stop(name) == 0
         see_register(realm, name, seen)
         assert "Traceback" not in realm.log_of(name)

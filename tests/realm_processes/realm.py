@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from e2eks.v1 import client_pb2
 
@@ -30,7 +28,7 @@ QUICK_RETRIES = "\n[times]\nretry_min_ms = 50\nretry_max_ms = 250\ncompare_inter
 
 
 class RealmProcesses(Stage):
-    """One replica; `verifiers` are listed by the realm, and run unless they are in `mute`.
+    """`verifiers` are listed by the realm, and run unless they are in `mute`. One replica, if not told more.
 
     A mute verifier is played by the test. Registrations need a certificate of `authority`, or nothing.
     """
@@ -53,7 +51,7 @@ class RealmProcesses(Stage):
         for name in self.verifiers:
             with (self.verifier(name) / "verifier.toml").open("a") as file:
                 file.write(QUICK_RETRIES)
-        self.start_replica()
+        self.start_replicas()
         for name in self.running_verifiers:
             self.start_verifier(name)
         wait_until(self.is_ratified, "the first ratified epoch")
@@ -71,15 +69,10 @@ class RealmProcesses(Stage):
         arguments = command("verifier.daemon", "run", "-c", str(self.verifier(name) / "verifier.toml"))
         self.processes.spawn(name, arguments)
 
-    def spawn_replica(self, *, counting_crashes: bool = False) -> None:
-        """Start the replica without waiting. Tests kill it more often than it would bear counting."""
+    def spawn_replica(self, name: str = REPLICA, *, counting_crashes: bool = False) -> None:
+        """Start a replica without waiting. Tests kill it more often than it would bear counting."""
         leave = () if counting_crashes else ("--leave-diagnostic",)
-        arguments = command("keyserver", "serve", "-c", str(self.replica / "keyserver.toml"), *leave)
-        self.processes.spawn(REPLICA, arguments)
-
-    def start_replica(self) -> None:
-        self.spawn_replica()
-        wait_until(self.replica_ready, REPLICA, self.processes.running[REPLICA])
+        self.processes.spawn(name, command("keyserver", "serve", "-c", str(self.config_of(name)), *leave))
 
     def kill(self, name: str) -> None:
         """SIGKILL a process, which must still run."""
@@ -95,14 +88,14 @@ class RealmProcesses(Stage):
 
     # Doors
 
-    def public(self) -> Door:
-        return Door(f"{HOST}:{self.ports.public}", self._roots())
+    def public(self, replica: str = REPLICA) -> Door:
+        return Door(f"{HOST}:{self.ports_of[replica].public}", self._roots())
 
-    def verification(self) -> Door:
-        return Door(f"{HOST}:{self.ports.verification}", self._roots())
+    def verification(self, replica: str = REPLICA) -> Door:
+        return Door(f"{HOST}:{self.ports_of[replica].verification}", self._roots())
 
     def push(self, name: str) -> Door:
-        """The push port, with the certificate of the verifier `name`."""
+        """The first replica's push port, with the certificate of the verifier `name`."""
         folder = self.verifier(name)
         pair = ((folder / "tls.pem").read_bytes(), (folder / "tls.key").read_bytes())
         return Door(f"{HOST}:{self.ports.push}", self._roots(), pair)
@@ -124,17 +117,12 @@ class RealmProcesses(Stage):
     def signers_of(self, head: SignedHead) -> set[str]:
         """Names of those whose signatures a head carries."""
         made = {s.key_id for ratification in head.ratifications for s in ratification.signatures}
-        return {name for name in (REPLICA, *self.verifiers) if self.key_id_of(name) in made}
-
-    def status(self) -> dict[str, Any]:
-        """What the replica says of itself."""
-        found: dict[str, Any] = json.loads(self.http("/status") or b"{}")
-        return found
+        return {name for name in (*self.replicas, *self.verifiers) if self.key_id_of(name) in made}
 
     def key_of(self, name: str) -> SigningKey:
-        """The signing key of the replica or a verifier."""
-        file = self.replica / "head.key" if name == REPLICA else self.verifier(name) / "verifier.key"
-        return SigningKey(read_secret(file))
+        """The signing key of a replica or a verifier."""
+        file = "head.key" if name in self.replicas else "verifier.key"
+        return SigningKey(read_secret(self.folder_of(name) / file))
 
     def key_id_of(self, name: str) -> bytes:
         return key_id(self.key_of(name).public_key)
@@ -144,8 +132,7 @@ class RealmProcesses(Stage):
 
     def register_of(self, name: str) -> Path:
         """The sign-once register of a process."""
-        folder = self.replica if name == REPLICA else self.verifier(name)
-        return folder / "sign-once.register"
+        return self.folder_of(name) / "sign-once.register"
 
     def signed_by(self, name: str) -> list[Row]:
         """Every row of the sign-once register of a process that does not run."""

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import preload
 
 from keyserver.config import Epochs, Storage
+from keyserver.demo.stage import REPLICA
 from realm_processes.crashes import CrashingRealm
 
 SIZE = 24 * 1024 * 1024
@@ -100,7 +101,7 @@ class Counted:
 
 
 class SmallDiskRealm(CrashingRealm):
-    """Its replica's folder, register included, lies on a small disk. `disk` is there once it is set up."""
+    """The first replica's folder, register included, lies on a small disk: `disk`, once it is set up."""
 
     epochs_plan = Epochs(min_interval_ms=100, max_interval_ms=800, retry_interval_ms=200)
     storage = Storage(min_free_bytes=3_000_000, ballast_bytes=2_000_000)
@@ -121,10 +122,6 @@ class SmallDiskRealm(CrashingRealm):
                 self.disk.close()
             raise
 
-    def start_replica(self) -> None:
-        with patch.dict(os.environ, self.disk.environment if self.disk else {}):
-            super().start_replica()
-
-    def spawn_replica(self) -> None:
-        with patch.dict(os.environ, self.disk.environment if self.disk else {}):
-            super().spawn_replica()
+    def spawn_replica(self, name: str = REPLICA, *, counting_crashes: bool = False) -> None:
+        with patch.dict(os.environ, self.disk.environment if self.disk and name == REPLICA else {}):
+            super().spawn_replica(name, counting_crashes=counting_crashes)
