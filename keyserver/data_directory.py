@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyserver.free_space import Ballast
 from keyserver.machine import commands
 from keyserver.machine.rows import head_row
 from keyserver.machine.state import load_position
 from keyserver.machine.tables import Tables
 from keyserver.signer import REKEY, Signer
+from kv.free_space import Ballast
 from kv.interface import Reader, StorageError, Store
 from kv.keys import from_u64
 from kv.leveldb import LevelDBStore

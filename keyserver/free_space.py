@@ -1,183 +1,44 @@
-"""Room on the disk: measured, kept in reserve, and the reason to stop writing before there is none.
-
-A disk that fills up while a batch is written ends the process, and a database without room cannot even be
-opened. So a replica stops accepting anything new while there is still room, and goes on answering lookups;
-and it keeps a ballast, a file of no content, which it gives up when opening fails for want of room.
-"""
+"""A replica stops accepting anything new while its disk still has room, and goes on answering lookups."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable
 
-import structlog
 import trio
 
 from keyserver.metrics import Metrics
 from keyserver.proposer import Proposer
-from kv.interface import StorageError
+from kv.free_space import LOOK_S, Watermark
 
-BALLAST = "ballast"
 HOLDER = "free space"
-LOOK_S = 1.0  # even 200 MB a second fill the default watermark no faster than this notices
-RESUME_PARTS = 8  # writing resumes an eighth above the watermark, or it would stop and resume all the time
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_FULL_TEXTS = tuple(os.strerror(number) for number in sorted(_FULL))  # LevelDB has only these
-
-T = TypeVar("T")
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether a failure is about a disk without room."""
-    for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return True
-        if any(text in str(cause) for text in _FULL_TEXTS):
-            return True
-    return False
+async def watch(
+    watermark: Watermark,
+    proposer: Proposer,
+    metrics: Metrics,
+    changed: Callable[[], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Look for ever; started after the first look. `changed` is called when writing stops or resumes.
+
+    Raises StorageError when a folder is gone.
+    """
+    while True:
+        free = await trio.to_thread.run_sync(watermark.measure)
+        metrics.set("free_bytes", free)
+        if watermark.judge(free):
+            hold(watermark, proposer)
+            changed()
+        task_status.started()
+        task_status = trio.TASK_STATUS_IGNORED
+        await trio.sleep(LOOK_S)
 
 
-def advised(error: BaseException) -> BaseException:
-    """The failure with what to do about it, if that is to make room."""
-    if not isinstance(error, StorageError) or not is_full(error):
-        return error
-    return StorageError(f"{error}. Make room on the disk and start again: nothing that was promised is lost")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
-
-
-class Ballast:
-    """A file of `size` bytes in a folder; 0 is none."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        self._path = folder / BALLAST
-        self._size = size
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def is_kept(self) -> bool:
-        """Whether the whole ballast is there. Raises OSError."""
-        try:
-            return not self._size or self._path.stat().st_size == self._size
-        except FileNotFoundError:
-            return False
-
-    def keep(self) -> None:
-        """Make the file, its blocks included. Raises OSError, and leaves none behind."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, self._size)
-            os.fsync(fd)
-        except OSError:
-            self._path.unlink()
-            raise
-        finally:
-            os.close(fd)
-
-    def release(self) -> bool:
-        """Give its room back to the disk; False when there is none left to give."""
-        try:
-            self._path.unlink()
-        except OSError:
-            return False
-        return True
-
-    def unless_full(self, opening: Callable[[], T]) -> T:
-        """What `opening` returns; if that fails for want of room, once more without the ballast.
-
-        Raises StorageError as `opening` does.
-        """
-        try:
-            return opening()
-        except StorageError as error:
-            if not is_full(error) or not self.release():
-                raise
-            text = "the disk is full: the ballast was given up, so that lookups can be answered"
-            structlog.get_logger("space").critical(text, ballast=str(self._path), error=str(error))
-        return opening()
-
-
-class FreeSpace:
-    """Holds the proposer while a file system of `folders` has less than `min_free_bytes` left."""
-
-    def __init__(self, folders: Sequence[Path], min_free_bytes: int, ballast: Ballast) -> None:
-        self._folders = folders
-        self._watermark = min_free_bytes
-        self._resume = min_free_bytes + min_free_bytes // RESUME_PARTS
-        self._ballast = ballast
-        self._is_low = False
-        self._logger = structlog.get_logger("space")
-
-    async def watch(
-        self,
-        proposer: Proposer,
-        metrics: Metrics,
-        changed: Callable[[], None],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Look for ever; started after the first look. `changed` is called when writing stops or resumes.
-
-        Raises StorageError when a folder is gone.
-        """
-        while True:
-            free = await trio.to_thread.run_sync(self.measure)
-            metrics.set("free_bytes", free)
-            if self.judge(free, proposer):
-                changed()
-            task_status.started()
-            task_status = trio.TASK_STATUS_IGNORED
-            await trio.sleep(LOOK_S)
-
-    def measure(self) -> int:
-        """The bytes left where there are least; makes the ballast where there is plenty. Blocks on the disk.
-
-        Raises StorageError.
-        """
-        try:
-            free = min(_free_bytes(folder) for folder in self._folders)
-        except OSError as error:
-            raise StorageError(f"the free space of the disk cannot be read: {error}") from error
-        if free >= self._resume + self._ballast.size and not self._ballast.is_kept():
-            try:
-                self._ballast.keep()
-            except OSError as error:  # somebody else took the room: tried again at the next look
-                self._logger.warning("no ballast could be made", why=str(error.strerror))
-        return free
-
-    def judge(self, free: int, proposer: Proposer) -> bool:
-        """Hold or release the proposer by what is left; whether that changed."""
-        is_low = free < (self._resume if self._is_low else self._watermark)
-        if is_low == self._is_low:
-            return False
-        self._is_low = is_low
-        if is_low:
-            why = f"its disk has {_mb(free)} MB left, of which {_mb(self._watermark)} MB are kept free"
-            self._logger.critical("read-only until there is room on the disk", why=why)
-            proposer.hold(HOLDER, f"this replica only reads: {why}")
-        else:
-            self._logger.warning("there is room on the disk again", free_mb=_mb(free))
-            proposer.release(HOLDER)
-        return True
-
-
-def _free_bytes(folder: Path) -> int:
-    """What an ordinary user may still write, root's reserve left out."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1_000_000:.1f}"
+def hold(watermark: Watermark, proposer: Proposer) -> None:
+    """Hold the proposer while there is too little room, or let it go."""
+    if watermark.why:
+        proposer.hold(HOLDER, f"this replica only reads: {watermark.why}")
+    else:
+        proposer.release(HOLDER)

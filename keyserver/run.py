@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from keyserver import logs, quarantine
+from keyserver import free_space, logs, quarantine
 from keyserver.admission.gate import Gate
 from keyserver.backup_create import origin_of
 from keyserver.config import Config, Epochs
@@ -29,7 +29,6 @@ from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import open_data
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
-from keyserver.free_space import Ballast, FreeSpace, advised
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
 from keyserver.machine.codes import Halt
@@ -46,6 +45,7 @@ from keyserver.status import Status
 from keyserver.tls_files import read_credentials
 from keyserver.vrf_cache import VrfCache
 from kv import crash_points
+from kv.free_space import Ballast, Watermark, advised
 from kv.interface import StorageError, Store
 from replication.interface import ReplicatedLog
 from verifier.crypto import signatures
@@ -253,9 +253,10 @@ async def run_replica(
         )
         doors = Doors(config, credentials, parts.service, parts.status, parts.metrics, parts.rates)
         folders = (config.data, config.sign_once_register.parent)
-        space = FreeSpace(folders, config.storage.min_free_bytes, ballast)
+        watermark = Watermark(folders, config.storage.min_free_bytes, ballast)
         async with trio.open_nursery() as nursery:
-            await nursery.start(space.watch, parts.proposer, parts.metrics, parts.replica.applied.wake)
+            wake = parts.replica.applied.wake
+            await nursery.start(free_space.watch, watermark, parts.proposer, parts.metrics, wake)
             diagnostic = counter.begin() if counter else ""
             if diagnostic:
                 await _only_read(parts, diagnostic)

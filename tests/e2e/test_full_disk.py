@@ -18,7 +18,7 @@ from realm_processes.small_disk import Counted, SmallDisk, SmallDiskRealm
 
 from keyserver.demo.processes import wait_until
 from keyserver.demo.stage import HOST, REPLICA
-from keyserver.free_space import BALLAST
+from kv.free_space import BALLAST
 from verifier.crypto.signatures import SigningKey
 from verifier.errors import Reason, Refused
 
