@@ -16,7 +16,7 @@ from e2eks.v1 import client_pb2, verification_pb2
 
 from keyserver import requests
 from keyserver.admission.gate import Gate
-from keyserver.machine import commands, erasure, views
+from keyserver.machine import commands, erasure, private_parts, views
 from keyserver.machine.codes import Code, reason_of
 from keyserver.machine.commands import AddRatification, Endorsement, Erase, SubmitUpdate
 from keyserver.proposer import Clock, Proposer
@@ -184,11 +184,11 @@ class Service:
         private, private_hash = b"", b""
         if asked.profile is not None:
             salt = self._fresh_salt()
-            contents = commands.encode_private_contents(
+            contents = private_parts.encode_private_contents(
                 asked.lookup.user_id, asked.profile.encoded, asked.nonce
             )
-            private = commands.encode_private_part(salt, contents)
-            private_hash = commands.private_hash(salt, contents)
+            private = private_parts.encode_private_part(salt, contents)
+            private_hash = private_parts.private_hash(salt, contents)
         if change is not Change.REGISTRATION:
             return SubmitUpdate(asked.update, private_hash), private
         proof_id, endorsement = self._endorse(asked, private_hash)

@@ -16,7 +16,7 @@ from e2eks.v1 import client_pb2, types_pb2
 from workload.cast import Draft, Key, User, draft
 
 from keyserver.config import Epochs
-from keyserver.machine import commands
+from keyserver.machine import private_parts
 from keyserver.run import now_ms
 from verifier import lookup, realm
 from verifier.crypto import signatures, vrf
@@ -70,7 +70,7 @@ def _round(ground: Ground, caller: Caller, users: Sequence[User], in_flight: int
 
 
 def _request(made: Draft) -> bytes:
-    private = commands.open_private_part(made.part, made.command.private_hash)
+    private = private_parts.open_private_part(made.part, made.command.private_hash)
     if private is None:
         raise AssertionError("a draft has its private part")
     return client_pb2.UpdateRequest(

@@ -21,8 +21,6 @@ from verifier.errors import Malformed
 from verifier.types import Signature, SignedHead, SignedUpdate
 
 FORMAT = 1
-# A profile with its user id, nonce and salt, and some room for their tags.
-PRIVATE_PART_BYTES = limits.PROFILE_BYTES + 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,48 +348,3 @@ def endorsement_message(
 def proof_id(method: str, *parts: bytes) -> bytes:
     """The 32 bytes that identify a registration proof of `method` (ASCII) by what cannot be varied in it."""
     return hashing.tagged("e2eks/1/proof-id", method.encode("ascii"), *parts)
-
-
-# Private parts
-
-
-@dataclass(frozen=True, slots=True)
-class PrivateContents:
-    """What outsiders must not see. `profile` is the exact bytes of a Profile, `nonce` 32 bytes."""
-
-    user_id: str
-    profile: bytes
-    nonce: bytes
-
-
-def encode_private_contents(user_id: str, profile: bytes, nonce: bytes) -> bytes:
-    """Strict bytes of private contents."""
-    return canonical(pb.PrivateContents(user_id=user_id, profile=profile, nonce=nonce))
-
-
-def encode_private_part(salt: bytes, contents: bytes) -> bytes:
-    """Strict bytes of a private part; `salt` is 32 fresh random bytes."""
-    return canonical(pb.PrivatePart(salt=salt, contents=contents))
-
-
-def private_hash(salt: bytes, contents: bytes) -> bytes:
-    """What the public part says about the private part: SHA-256(salt ‖ contents)."""
-    return hashing.sha256(salt + contents)
-
-
-def open_private_part(part: bytes, expected_hash: bytes) -> PrivateContents | None:
-    """The contents, or None where the part is blank, is not the one that was hashed, or does not decode."""
-    if not part or not expected_hash:
-        return None
-    try:
-        outer = encoding.parse(pb.PrivatePart, part, PRIVATE_PART_BYTES, "private part")
-        exact(outer.salt, limits.NONCE_BYTES, "salt")
-        if private_hash(outer.salt, outer.contents) != expected_hash:
-            return None
-        inner = encoding.parse(pb.PrivateContents, outer.contents, PRIVATE_PART_BYTES, "private contents")
-        at_most(len(inner.user_id), limits.USER_ID_BYTES, "characters in a user id")
-        exact(inner.nonce, limits.NONCE_BYTES, "profile nonce")
-        encoding.decode_profile(inner.profile)
-    except Malformed:
-        return None
-    return PrivateContents(user_id=inner.user_id, profile=inner.profile, nonce=inner.nonce)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from e2eks.v1 import state_pb2 as pb
 
-from keyserver.machine import commands
+from keyserver.machine import commands, private_parts
 from keyserver.machine.codes import CODE_OF, Code
 from keyserver.machine.commands import SubmitUpdate
 from keyserver.machine.notices import VerifierLogGrew
@@ -119,7 +119,7 @@ def _keep_private(turn: Turn, command: SubmitUpdate, epoch: int) -> None:
     """Store what the private part opens to. The verdict never depends on it: it may be blank in a replayed
     log.
     """
-    contents = commands.open_private_part(turn.private_part, command.private_hash)
+    contents = private_parts.open_private_part(turn.private_part, command.private_hash)
     entry = command.update.entry
     if contents is None or not _is_committed(entry, contents):
         return
@@ -133,7 +133,7 @@ def _keep_private(turn: Turn, command: SubmitUpdate, epoch: int) -> None:
     turn.rows.put(Tables.PROFILES.key(entry.index, u64(epoch)), canonical(row))
 
 
-def _is_committed(entry: Entry, contents: commands.PrivateContents) -> bool:
+def _is_committed(entry: Entry, contents: private_parts.PrivateContents) -> bool:
     """Whether the entry's own commitment is to this profile; a proof with any other would not verify."""
     made = commitment.commit(contents.nonce, entry.index, entry.version, contents.profile)
     return made == entry.profile_commitment

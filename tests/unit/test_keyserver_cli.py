@@ -16,7 +16,7 @@ from e2eks.v1 import command_pb2
 from operators import Keyserver, keyserver_command, set_up, verifier_file
 
 from keyserver.config import load_config
-from keyserver.machine import commands
+from keyserver.machine import commands, private_parts
 from keyserver.setup import add_verifiers
 from keyserver.verifier_list import read_verifier_info
 from replication.local import open_local_log
@@ -260,8 +260,8 @@ def entry(*wanted: commands.Command, private_parts: tuple[bytes, ...] = ()) -> b
 
 
 def test_the_log_is_printed_without_its_private_parts(keyserver: Keyserver, config: Path) -> None:
-    contents = commands.encode_private_contents("alice@example.org", b"profile", b"n" * 32)
-    private = commands.encode_private_part(b"t" * 32, contents)
+    contents = private_parts.encode_private_contents("alice@example.org", b"profile", b"n" * 32)
+    private = private_parts.encode_private_part(b"t" * 32, contents)
     assert command_pb2.PrivatePart.FromString(private).contents == contents
     payloads = [
         entry(commands.Tick(), commands.AdmitVerifier(samples.EVE.public)),

@@ -14,7 +14,7 @@ from erasing import KEY, erase, known_of, paid, private_bytes
 
 from keyserver import erasure
 from keyserver.erasure import Blanker
-from keyserver.machine import commands
+from keyserver.machine import commands, private_parts
 from keyserver.machine.erasure import owed_blankings
 from keyserver.machine.state import load_position
 from keyserver.machine.tables import Tables
@@ -153,8 +153,8 @@ async def test_parts_of_refused_updates_leave_the_log_too(tmp_path: Path, alice:
         await parts.service.update(alice.update({"ssh": b"kept"}), HERE)
         person = replace(alice, entry=None)
         asked = client_pb2.UpdateRequest.FromString(person.update({"ssh": KEY}))
-        contents = commands.encode_private_contents(alice.user_id, asked.profile, asked.profile_nonce)
-        part = commands.encode_private_part(bytes(32), contents)
+        contents = private_parts.encode_private_contents(alice.user_id, asked.profile, asked.profile_nonce)
+        part = private_parts.encode_private_part(bytes(32), contents)
         parts.proposer.submit(commands.Tick(), part)
         await parts.service.update(alice.update({"ssh": b"kept too"}), HERE)
         await paid(parts)

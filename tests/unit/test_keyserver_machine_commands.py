@@ -8,7 +8,7 @@ from e2eks.v1 import types_pb2
 from workload.cast import Key, User, derive, draft, erasure
 from workload.replica import Replica
 
-from keyserver.machine import commands
+from keyserver.machine import commands, private_parts
 from keyserver.machine.codes import CODE_OF, Code, reason_of
 from keyserver.machine.commands import (
     AdmitVerifier,
@@ -195,28 +195,28 @@ def test_a_wrong_number_of_private_parts_counts_as_none() -> None:
 
 def test_a_private_part_opens_only_under_its_own_hash() -> None:
     profile, nonce, salt = b"", derive("nonce"), derive("salt")
-    contents = commands.encode_private_contents("alice@example.org", profile, nonce)
-    hashed = commands.private_hash(salt, contents)
-    part = commands.encode_private_part(salt, contents)
-    opened = commands.open_private_part(part, hashed)
-    assert opened == commands.PrivateContents("alice@example.org", profile, nonce)
+    contents = private_parts.encode_private_contents("alice@example.org", profile, nonce)
+    hashed = private_parts.private_hash(salt, contents)
+    part = private_parts.encode_private_part(salt, contents)
+    opened = private_parts.open_private_part(part, hashed)
+    assert opened == private_parts.PrivateContents("alice@example.org", profile, nonce)
     for bad_part, bad_hash in ((b"", hashed), (part, b""), (part, derive("other")), (part + b"x", hashed)):
-        assert commands.open_private_part(bad_part, bad_hash) is None
+        assert private_parts.open_private_part(bad_part, bad_hash) is None
 
 
 @pytest.mark.parametrize(
     ("salt", "contents"),
     [
-        (b"short", commands.encode_private_contents("a@b", b"", bytes(32))),
+        (b"short", private_parts.encode_private_contents("a@b", b"", bytes(32))),
         (bytes(32), b"\xff"),
-        (bytes(32), commands.encode_private_contents("a@b", b"", bytes(31))),
-        (bytes(32), commands.encode_private_contents("a" * 255, b"", bytes(32))),
-        (bytes(32), commands.encode_private_contents("a@b", b"no profile", bytes(32))),
+        (bytes(32), private_parts.encode_private_contents("a@b", b"", bytes(31))),
+        (bytes(32), private_parts.encode_private_contents("a" * 255, b"", bytes(32))),
+        (bytes(32), private_parts.encode_private_contents("a@b", b"no profile", bytes(32))),
     ],
 )
 def test_a_private_part_that_does_not_decode_stays_closed(salt: bytes, contents: bytes) -> None:
-    part = commands.encode_private_part(salt, contents)
-    assert commands.open_private_part(part, commands.private_hash(salt, contents)) is None
+    part = private_parts.encode_private_part(salt, contents)
+    assert private_parts.open_private_part(part, private_parts.private_hash(salt, contents)) is None
 
 
 def test_the_signed_messages_are_those_of_the_contract() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from keyserver.machine import commands
+from keyserver.machine import commands, private_parts
 from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, LogEntry, SubmitUpdate, Tick
 from keyserver.proposer import BACKOFF_DOUBLINGS, Attempts, Proposer
 from keyserver.testing import Disk, Person, small_realm
@@ -122,15 +122,17 @@ async def test_a_delimiter_is_alone_in_its_entry_and_keeps_its_place(tmp_path: P
 async def test_entries_with_private_parts_stay_within_the_limit_and_lose_nothing(tmp_path: Path) -> None:
     alice = Person.named("alice", SMALL)
     update = encoding.decode_update(alice.draft({"pgp": b"k"}).update.SerializeToString(deterministic=True))
-    contents = commands.encode_private_contents(
+    contents = private_parts.encode_private_contents(
         alice.user_id, encoding.encode_profile({"pgp": bytes(60_000)}), bytes(32)
     )
     expected: list[tuple[bytes, bytes]] = []
     async with proposing(tmp_path) as (proposer, log, _):
         for number in range(60):
             salt = bytes([number]) * 32
-            part = commands.encode_private_part(salt, contents)
-            command_id = proposer.submit(SubmitUpdate(update, commands.private_hash(salt, contents)), part)
+            part = private_parts.encode_private_part(salt, contents)
+            command_id = proposer.submit(
+                SubmitUpdate(update, private_parts.private_hash(salt, contents)), part
+            )
             expected.append((command_id, part))
         for _ in range(60):
             log.may_go.release()

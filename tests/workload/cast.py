@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 
 from e2eks.v1 import types_pb2 as pb
 
-from keyserver.machine import commands
+from keyserver.machine import commands, private_parts
 from keyserver.machine.commands import Endorsement, Erase, SubmitUpdate
 from verifier import encoding, policy
 from verifier.crypto import commitment, hashing
@@ -145,8 +145,8 @@ def draft(realm: Realm, user: User, **changes: Unpack[Changes]) -> Draft:
     by = changes.get("signers", [*user.keys, *keys])
     made = {key.id: key.signature(message) for key in by}
     update = encoding.decode_update(encoding.encode_update(entry, list(made.values())))
-    contents = commands.encode_private_contents(user.user_id, profile, nonce)
-    hashed = commands.private_hash(salt, contents)
+    contents = private_parts.encode_private_contents(user.user_id, profile, nonce)
+    hashed = private_parts.private_hash(salt, contents)
     proof_id = changes.get("proof", derive("proof", user.user_id, number, label))
     until = changes.get("not_after_ms", 2**63)
     endorsed = tuple(
@@ -154,7 +154,7 @@ def draft(realm: Realm, user: User, **changes: Unpack[Changes]) -> Draft:
         for key in endorsers
     )
     command = SubmitUpdate(update, hashed, endorsed, proof_id if endorsers else b"")
-    return Draft(command, commands.encode_private_part(salt, contents), entry)
+    return Draft(command, private_parts.encode_private_part(salt, contents), entry)
 
 
 def erasure(
