@@ -81,6 +81,7 @@ class LogStatus:
     term: int = 0  # number of the leadership, rises with every election
     leader_name: str = ""  # the leader that this replica follows, itself included; "" while there is none
     members: tuple[MemberStatus, ...] = ()  # all others, by name
+    warnings: tuple[str, ...] = ()  # what an operator should see to, in words
 
 
 @dataclass(frozen=True, slots=True)
