@@ -20,8 +20,8 @@ from kv.interface import StorageError, Store
 from kv.leveldb import LevelDBStore
 from replication.chain import next_link
 from replication.rows import PublicPart, check_links, entry_key, entry_rows, open_tail
+from replication.runs import Runs
 from replication.types import (
-    PAYLOAD_BYTES_MAX,
     RUN_BYTES_MAX,
     RUN_ENTRIES_MAX,
     WAITING_BYTES_MAX,
@@ -29,8 +29,8 @@ from replication.types import (
     LogNotRunning,
     LogOverloaded,
     LogStatus,
-    PayloadTooLarge,
     PublicPartChanged,
+    require_size,
 )
 
 # A log is read in order, mostly once: its blocks are hardly worth keeping.
@@ -97,7 +97,7 @@ class LocalLog:
     async def propose(self, payload: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._require_running()
-        _require_size(payload)
+        require_size(payload)
         if self._waiting_bytes + len(payload) > WAITING_BYTES_MAX:
             raise LogOverloaded("too many proposals wait to be stored")
         proposal = _Proposal(payload, self._public_part(payload))
@@ -120,7 +120,7 @@ class LocalLog:
     def committed(self) -> AsyncIterator[tuple[LogEntry, ...]]:
         if self._lo is None:
             raise LogNotRunning("the log is not started")
-        return _Runs(self, self._lo)
+        return Runs(self._lo, self._next_run)
 
     def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
         if lo < 1:
@@ -174,7 +174,7 @@ class LocalLog:
     async def rewrite_private(self, index: int, payload: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._require_running()
-        _require_size(payload)
+        require_size(payload)
         if not 1 <= index <= self._last:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting, self._store_turn:
@@ -249,8 +249,15 @@ class LocalLog:
         self._last += len(run)
         self._announce()
 
-    async def _run_from(self, lo: int) -> tuple[LogEntry, ...]:
-        """Return a run from the committed entry `lo` on, from memory when it is new."""
+    async def _next_run(self, lo: int) -> tuple[LogEntry, ...]:
+        """Wait for entry `lo` and return a run from there on, from memory when it is new; () at the end."""
+        while True:
+            self._require_sound()
+            if self._stopping:
+                return ()
+            if lo <= self._last:
+                break
+            await self._changed.wait()
         recent = self._recent
         if recent and lo >= recent[0].index:
             await trio.lowlevel.checkpoint()
@@ -319,32 +326,3 @@ class _Proposal:
     def settle(self, outcome: Exception | bool) -> None:
         self.outcome = outcome
         self.turn.set()
-
-
-class _Runs:
-    """The iterator of committed(). A class, because a generator would end with its first cancelled wait."""
-
-    def __init__(self, log: LocalLog, lo: int) -> None:
-        self._log = log
-        self._next = lo
-
-    def __aiter__(self) -> "_Runs":
-        return self
-
-    async def __anext__(self) -> tuple[LogEntry, ...]:
-        log = self._log
-        while True:
-            log._require_sound()
-            if log._stopping:
-                raise StopAsyncIteration
-            if self._next <= log._last:
-                break
-            await log._changed.wait()
-        run = await log._run_from(self._next)
-        self._next = run[-1].index + 1
-        return run
-
-
-def _require_size(payload: bytes) -> None:
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise PayloadTooLarge(f"a payload has at most {PAYLOAD_BYTES_MAX} bytes")

@@ -45,6 +45,12 @@ class TlsFilesRefused(ReplicationError):
     """The TLS files of the links between replicas do not fit together, or cannot be read."""
 
 
+def require_size(payload: bytes) -> None:
+    """Raises PayloadTooLarge."""
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise PayloadTooLarge(f"a payload has at most {PAYLOAD_BYTES_MAX} bytes")
+
+
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """One committed entry. Indices are dense from 1 on every replica, whatever the engine counts inside."""
