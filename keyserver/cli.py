@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyserver import cli_backup, cli_check, cli_keys
+from keyserver import cli_backup, cli_check, cli_keys, cli_realm
 from keyserver.command_line import Commands, config_option, examples, flat, output_option, path_option, show
 
 if TYPE_CHECKING:
     from keyserver.config import Config
-    from verifier.types import Realm
 
 url_option = click.option("--url", default="", help="HTTP listener to ask, instead of the configuration's.")
 timeout_option = click.option(
@@ -44,6 +43,8 @@ def keyserver() -> None:
 @keyserver.command(
     epilog=examples(
         "keyserver init ./realm --realm example.org --replica r1=keys.example.org",
+        "keyserver init ./realm --realm example.org --replica r1=a.example.org --replica r2=b.example.org "
+        "--replica r3=c.example.org",
         "keyserver init ./realm --realm test.example --insecure-skip-registration-proof",
     )
 )
@@ -54,15 +55,16 @@ def keyserver() -> None:
     "replicas",
     multiple=True,
     metavar="NAME=HOST",
-    help="A replica and the host its clients reach it by. [default: r1=localhost]",
+    help="A replica and the host it is reached by: one, three or five of them. [default: r1=localhost]",
 )
 @click.option("--domain", "domains", multiple=True, help="Domain of user ids. [default: the realm's name]")
 @click.option("--listen", "listen_host", default="", metavar="HOST", help="Address to listen on.")
 @click.option(
     "--port-base",
-    type=click.IntRange(1, 65531),
+    type=click.IntRange(1, 65529),
     metavar="N",
-    help="Ports N public, N+1 verification, N+3 push, N+4 HTTP. [default: 4625, 4626, 4628, 25519]",
+    help="Ports N public, N+1 verification, N+3 push, N+4 HTTP, N+5 replication, N+6 peers; 10 more for each "
+    "replica before it on the same host. [default: 4625, 4626, 4628, 25519, 9807, 4629]",
 )
 @path_option("--registration-ca", help="PEM file of an authority whose certificates admit registrations.")
 @click.option("--insecure-skip-registration-proof", is_flag=True, help="Anybody may register any free name.")
@@ -83,24 +85,24 @@ def init(
 
     from keyserver import setup
 
-    ports = setup.Ports()
-    if port_base is not None:
-        ports = setup.Ports(port_base, port_base + 1, port_base + 3, port_base + 4)
     plan = setup.Plan(
         realm=realm,
         replicas=tuple(_replica(text) for text in replicas) or setup.Plan(realm).replicas,
         domains=domains,
         listen_host=listen_host,
-        ports=ports,
+        ports=setup.Ports() if port_base is None else setup.Ports.from_base(port_base),
         registration_ca=registration_ca,
         insecure_skip_registration_proof=insecure_skip_registration_proof,
     )
     made = setup.init(folder, plan, datetime.now(UTC))
+    configs = " ".join(f"-c {path}" for path in made.configs)
+    carry = [f"  next: carry each of {folder / 'replicas'} and realm.json to its host, and delete it here"]
     for line in (
         f"✓ realm {realm} in {folder}",
-        f"✓ its authority's key is in {folder / 'ca'}: keep it offline",
+        f"✓ its authorities' keys are in {folder / 'ca'}: keep them offline",
+        *(carry if len(made.configs) > 1 else ()),
         "  next: let verifiers run `verifier init DIR --realm-file realm.json` and add them with",
-        f"        keyserver realm add-verifier -c {made.configs[0]} INFO-FILE...",
+        f"        keyserver realm add-verifier {configs} INFO-FILE...",
     ):
         click.echo(line, err=True)
     record = {
@@ -108,6 +110,7 @@ def init(
         "realm": realm,
         "fingerprint": made.fingerprint,
         "realm_file": str(made.realm_file),
+        "replication": plan.replication,
         "configs": [str(path) for path in made.configs],
     }
     show(record, output)
@@ -122,85 +125,7 @@ def _replica(text: str) -> Any:
     return Replica(name, host)
 
 
-@keyserver.group(cls=Commands)
-def realm() -> None:
-    """Show the realm, list its verifiers."""
-
-
-@realm.command("show", epilog=examples("keyserver realm show -c replicas/r1/keyserver.toml -o json"))
-@config_option
-@path_option("--realm-file", help="A realm.json, instead of the configuration's.")
-@output_option
-def realmshow(config_file: Path, realm_file: Path | None, output: str) -> None:
-    """Print what clients know and pin."""
-    from verifier.realm import fingerprint
-
-    shown = _realm(config_file, realm_file)
-    record = {
-        "schema": "e2eks.realm/1",
-        "realm": shown.name,
-        "fingerprint": fingerprint(shown),
-        "realm_hash": shown.hash.hex(),
-        "domains": list(shown.domains),
-        "addresses": list(shown.addresses),
-        "epoch_ttl_ms": shown.epoch_ttl_ms,
-        "replicas": [key_id.hex() for key_id in shown.genesis_policy.keys],
-        "verifiers": [
-            {"name": v.name, "key_id": v.key_id.hex(), "address": v.address} for v in shown.verifiers
-        ],
-    }
-    show(record, output)
-
-
-@realm.command("fingerprint", epilog=examples("keyserver realm fingerprint --realm-file realm.json"))
-@config_option
-@path_option("--realm-file", help="A realm.json, instead of the configuration's.")
-def realm_fingerprint(config_file: Path, realm_file: Path | None) -> None:
-    """Print the fingerprint that people compare and pin."""
-    from verifier.realm import fingerprint
-
-    click.echo(fingerprint(_realm(config_file, realm_file)))
-
-
-@realm.command(
-    "add-verifier",
-    epilog=examples(
-        "keyserver realm add-verifier a.json", "keyserver realm add-verifier --replace a new.json"
-    ),
-)
-@click.argument(
-    "info_files", metavar="INFO-FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-@config_option
-@click.option("--replace", default="", metavar="NAME", help="Put it in the place of this listed verifier.")
-@output_option
-def realm_add_verifier(info_files: tuple[Path, ...], config_file: Path, replace: str, output: str) -> None:
-    """List verifiers in realm.json and let them push ratifications.
-
-    INFO-FILE is what `verifier init` or `verifier rekey` made. Changes the realm's fingerprint: publish
-    realm.json anew, then restart the replica.
-    """
-    from keyserver.config import load_config
-    from keyserver.setup import add_verifiers
-    from keyserver.verifier_list import read_verifier_info
-    from verifier.realm import fingerprint
-
-    config = load_config(config_file)
-    changed = add_verifiers(config, [read_verifier_info(path) for path in info_files], replace=replace)
-    click.echo(f"✓ {config.realm_file} lists {len(changed.verifiers)} verifiers", err=True)
-    click.echo("  next: publish realm.json anew and restart the replica", err=True)
-    record = {
-        "schema": "e2eks.realm-change/1",
-        "fingerprint": fingerprint(changed),
-        "verifiers": [verifier.name for verifier in changed.verifiers],
-    }
-    show(record, output)
-
-
-def _realm(config_file: Path, realm_file: Path | None) -> Realm:
-    from keyserver.config import load_config, load_realm
-
-    return load_realm(realm_file) if realm_file is not None else load_config(config_file).realm
+keyserver.add_command(cli_realm.realm)
 
 
 # Serving

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from keyserver import peer_certificates
 from replication.types import PeerTls
 
 LOCAL, RAFT, ETCD = "local", "raft", "etcd"
@@ -123,9 +125,7 @@ def rules(
 
 def _timing_rules(timing: Timing) -> list[tuple[bool, str]]:
     least, most, beat = timing.election_min_ms, timing.election_max_ms, timing.heartbeat_ms
-    often = (
-        "cluster.timing.election_min_ms is at least three times heartbeat_ms: losing one message is no fault"
-    )
+    often = "cluster.timing.election_min_ms is at least three times heartbeat_ms: a lost message is no fault"
     apart = "cluster.timing.election_max_ms is more than election_min_ms, or members stand up all at once"
     return [(0 < beat <= least // 3, often), (least < most, apart)]
 
@@ -137,3 +137,34 @@ def _all_https(endpoints: Sequence[str]) -> bool:
 def _distinct(members: dict[str, MemberTable]) -> bool:
     addresses = [a for row in members.values() for a in (row.peers, row.replication) if a]
     return len(set(addresses)) == len(addresses)
+
+
+def addresses(cluster: Cluster | None) -> list[tuple[str, str]]:
+    """Every address of a member that is given, and the name of its setting."""
+    rows = cluster.members.items() if cluster else ()
+    both = [(getattr(row, kind), f"{name}.{kind}") for name, row in rows for kind in ("peers", "replication")]
+    return [(address, what) for address, what in both if address]
+
+
+def check_files(own: str, cluster: Cluster | None, etcd: Etcd | None) -> None:
+    """That the TLS files of links are there and fit: private keys, and the own name. Raises ConfigError."""
+    if cluster is not None:
+        peer_certificates.read_peer_files(cluster.tls, own)
+    if etcd is not None:
+        peer_certificates.read_tls_files(etcd.tls)
+
+
+def effective(cluster: Cluster | None, etcd: Etcd | None) -> dict[str, Any]:
+    """Both tables as they take effect, None for one that is not there."""
+    shown: dict[str, Any] = {"cluster": None, "etcd": None}
+    if cluster is not None:
+        members = {name: msgspec.structs.asdict(row) for name, row in cluster.members.items()}
+        timing = msgspec.structs.asdict(cluster.timing)
+        shown["cluster"] = {**_paths(cluster.tls), "members": members, "timing": timing}
+    if etcd is not None:
+        shown["etcd"] = {**_paths(etcd.tls), "endpoints": list(etcd.endpoints), "prefix": etcd.prefix}
+    return shown
+
+
+def _paths(tls: PeerTls) -> dict[str, str]:
+    return {"certificate": str(tls.certificate), "key": str(tls.key), "authority": str(tls.authority)}

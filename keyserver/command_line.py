@@ -39,6 +39,16 @@ config_option = path_option(
     envvar="E2EKS_KEYSERVER_CONFIG",
     help="Configuration of the replica.",
 )
+configs_option = path_option(
+    "-c",
+    "--config",
+    "config_files",
+    multiple=True,
+    default=[DEFAULT_CONFIG],
+    show_default=True,
+    envvar="E2EKS_KEYSERVER_CONFIG",
+    help="Configuration of a replica; may be given for several.",
+)
 output_option = click.option(
     "-o",
     "--output",

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from keyserver import cluster
+from keyserver.cluster import Cluster, ClusterTable, Etcd, EtcdTable
 from keyserver.rate_limits import Limits
 from keyserver.verifier_list import VerifierCertificate, read_verifier_certificates
 from verifier import limits, policy
@@ -28,12 +30,14 @@ SCHEMA = 1
 
 
 class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """host:port of each listener; port 0 takes a free one, "" turns the listener off."""
+    """host:port of each listener; port 0 takes a free one, "" turns the listener off (not those of peers)."""
 
     public: str = "127.0.0.1:4625"
     verification: str = "127.0.0.1:4626"
     push: str = "127.0.0.1:4628"
     http: str = "127.0.0.1:25519"
+    replication: str = "127.0.0.1:9807"  # these two in a cluster only
+    peers: str = "127.0.0.1:4629"
 
 
 class Epochs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +90,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str
     keys: _Keys
     tls: _Tls
-    replication: str = "local"
+    replication: str = cluster.LOCAL
+    cluster: ClusterTable | None = None
+    etcd: EtcdTable | None = None
     listen: Listen = Listen()
     epochs: Epochs = Epochs()
     storage: Storage = Storage()
@@ -133,6 +139,8 @@ class Config:
     realm_json: bytes
     replica_name: str
     replication: str
+    cluster: Cluster | None  # None: replication "local"
+    etcd: Etcd | None
     head_key: Path
     vrf_key: Path
     sign_once_register: Path
@@ -166,6 +174,8 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         realm_json=realm_json,
         replica_name=file.replica,
         replication=file.replication,
+        cluster=cluster.cluster_of(file.cluster, folder),
+        etcd=cluster.etcd_of(file.etcd, folder, realm.name),
         head_key=folder / file.keys.head,
         vrf_key=folder / file.keys.vrf,
         sign_once_register=folder / file.keys.sign_once_register,
@@ -246,10 +256,16 @@ def _check(config: Config) -> None:
         ),
         (config.update_timeout_ms > 0, "update_timeout_ms is at least 1"),
         (0 <= config.stop_grace_ms <= limits.DAY_MS, "stop_grace_ms is at least 0 and at most a day"),
-        (config.replication == "local", 'replication is "local"; this version has no other engine'),
+        *cluster.rules(
+            config.replication,
+            config.replica_name,
+            len(config.realm.genesis_policy.keys),
+            config.cluster,
+            config.etcd,
+        ),
         (
-            len(config.realm.genesis_policy.keys) == 1,
-            'replication "local" serves a realm of one replica; this realm has more',
+            config.cluster is None or bool(config.listen.peers and config.listen.replication),
+            'listen.peers and listen.replication are addresses in a cluster: "" turns nothing off there',
         ),
     )
     for holds, rule in rules:
@@ -259,6 +275,8 @@ def _check(config: Config) -> None:
         address = getattr(config.listen, name)
         if address:
             split_address(address, f"{config.path}: listen.{name}")
+    for address, what in cluster.addresses(config.cluster):
+        split_address(address, f"{config.path}: cluster.members.{what}")
     for method in config.registration.client_certificate:
         unknown = sorted(set(method.domains) - set(config.realm.domains))
         if unknown or not method.domains:
@@ -300,6 +318,7 @@ def check_files(config: Config) -> None:
     config.verifier_certificates()
     for method in config.registration.client_certificate:
         read_file(method.ca, CONFIG_BYTES, "certificate authority")
+    cluster.check_files(config.replica_name, config.cluster, config.etcd)
 
 
 def split_address(address: str, what: str) -> tuple[str, int]:
@@ -326,6 +345,7 @@ def effective(config: Config) -> dict[str, Any]:
         "replica": config.replica_name,
         "data": str(config.data),
         "replication": config.replication,
+        **cluster.effective(config.cluster, config.etcd),
         "keys": {
             "head": str(config.head_key),
             "vrf": str(config.vrf_key),

@@ -2,78 +2,41 @@
 
 DIR/realm.json                  what clients and verifiers get; nothing in it is secret
 DIR/ca/realm-ca.{pem,key}       the authority of the replicas' TLS certificates; keep the key offline
-DIR/replicas/NAME/              all that one replica needs besides realm.json: keyserver.toml, head.key,
-vrf.key, tls.pem, tls.key, verifiers.json, sign-once.register Nothing that exists is overwritten, except
-realm.json and verifiers.json when a verifier is added.
+DIR/ca/peers-ca.{pem,key}       in a cluster: that of links between replicas; keep the key offline too
+DIR/replicas/NAME/              all that one replica needs besides realm.json (keyserver.replica_folder)
+
+Folders of replicas are made on one machine and carried to theirs, at the same place beside realm.json.
+Nothing that exists is overwritten, except realm.json and verifiers.json when a verifier is added.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
-import os
-import re
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from e2eks.v1 import types_pb2 as pb
 
-from keyserver import certificates
-from keyserver.config import Config, Epochs, Listen, Storage, load_config
+from keyserver import certificates, config_file
+from keyserver.config import Config, load_config
+from keyserver.plan import Plan as Plan  # what tells `init` what to do
+from keyserver.plan import Ports as Ports
+from keyserver.plan import Replica as Replica
+from keyserver.plan import address, check_plan
+from keyserver.replica_folder import Contents, fill, make_folder
 from keyserver.verifier_list import VerifierCertificate, VerifierInfo, encode_verifier_certificates
-from kv.interface import StorageError
 from verifier import encoding, limits, policy
 from verifier.crypto import hashing, signatures, vrf
 from verifier.errors import ConfigError, Malformed
 from verifier.files import SECRET_MODE, read_file, replace_file, write_new
 from verifier.realm import fingerprint, realm_from, realm_json, realm_message
-from verifier.signonce import SignOnceRegister
 from verifier.types import AuthorizationPolicy, Realm
 
-TTL_MS = 300_000
-REPLICA_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
-DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 AUTHORITY_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """A replica to set up: its name, and the DNS name or IP address its clients reach it by."""
-
-    name: str
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """The ports of a replica (contract section 5; pushes have a port of their own)."""
-
-    public: int = 4625
-    verification: int = 4626
-    push: int = 4628
-    http: int = 25519
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to set up. Empty `domains` = the realm's name; empty `listen_host` = by the replica's host.
-
-    `registration_ca` is a PEM file whose certificates prove addresses of all domains.
-    """
-
-    realm: str
-    replicas: tuple[Replica, ...] = (Replica("r1", "localhost"),)
-    domains: tuple[str, ...] = ()
-    listen_host: str = ""
-    ports: Ports = field(default_factory=Ports)
-    epochs: Epochs = field(default_factory=Epochs)
-    epoch_ttl_ms: int = TTL_MS
-    registration_ca: Path | None = None
-    insecure_skip_registration_proof: bool = False
+REALM_CA, PEERS_CA = "realm-ca", "peers-ca"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +54,7 @@ def init(folder: Path, plan: Plan, now: datetime) -> SetUp:
 
     Raises ConfigError, and leaves nothing in it.
     """
-    _check_plan(plan)
+    check_plan(plan)
     _make_folder(folder)
     try:
         return _set_up(folder, plan, now)
@@ -104,18 +67,26 @@ def init(folder: Path, plan: Plan, now: datetime) -> SetUp:
 def _set_up(folder: Path, plan: Plan, now: datetime) -> SetUp:
     vrf_seed = secrets.token_bytes(limits.KEY_BYTES)
     seeds = [secrets.token_bytes(limits.KEY_BYTES) for _ in plan.replicas]
-    authority = certificates.make_authority(plan.realm, now)
-    realm = _new_realm(plan, vrf_seed, seeds, authority)
+    realm_ca = certificates.make_authority(plan.realm, now)
+    peers_ca = certificates.make_peers_authority(plan.realm, now) if len(seeds) > 1 else None
+    realm = _new_realm(plan, vrf_seed, seeds, realm_ca)
 
-    ca = folder / "ca"
-    _mkdir(ca, 0o700)
-    write_new(ca / "realm-ca.pem", authority.certificate_pem())
-    write_new(ca / "realm-ca.key", authority.key_pem(), SECRET_MODE)
-    _mkdir(folder / "replicas", 0o755)
-    configs = [
-        _set_up_replica(folder / "replicas" / replica.name, plan, replica, seed, vrf_seed, authority, now)
+    make_folder(folder / "ca", 0o700)
+    for name, authority in ((REALM_CA, realm_ca), (PEERS_CA, peers_ca)):
+        if authority is not None:
+            write_new(folder / "ca" / f"{name}.pem", authority.certificate_pem())
+            write_new(folder / "ca" / f"{name}.key", authority.key_pem(), SECRET_MODE)
+    make_folder(folder / "replicas", 0o755)
+    contents = [
+        Contents(replica, seed, vrf_seed, realm_ca, peers_ca, config_file.toml(plan, replica))
         for replica, seed in zip(plan.replicas, seeds, strict=True)
     ]
+    places = [folder / "replicas" / replica.name for replica in plan.replicas]
+    configs = [fill(place, content, now) for place, content in zip(places, contents, strict=True)]
+    if plan.registration_ca is not None:
+        ca = read_file(plan.registration_ca, AUTHORITY_BYTES, "certificate authority")
+        for place in places:
+            write_new(place / "registration-ca.pem", ca)
     realm_file = folder / "realm.json"
     write_new(realm_file, realm_json(realm))
     for config in configs:
@@ -123,30 +94,10 @@ def _set_up(folder: Path, plan: Plan, now: datetime) -> SetUp:
     return SetUp(realm, fingerprint(realm), realm_file, tuple(configs))
 
 
-def _check_plan(plan: Plan) -> None:
-    names = [replica.name for replica in plan.replicas]
-    if len(names) != 1:
-        raise ConfigError("a realm of this version has one replica: it has no engine for a cluster yet")
-    for name in names:
-        if not REPLICA_NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} is not a replica's name: use a-z, 0-9 and -, at most 32")
-    for host in (*(replica.host for replica in plan.replicas), plan.listen_host or "localhost"):
-        if not _is_ip(host) and not DNS_NAME.fullmatch(host):
-            raise ConfigError(f"{host!r} is neither a DNS name in lower case nor an IP address")
-
-
 def _make_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not an empty folder. Nothing was changed; name another")
-    _mkdir(folder, 0o755)
-
-
-def _mkdir(folder: Path, mode: int) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(mode)  # whatever the umask was
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}") from None
+    make_folder(folder, 0o755)
 
 
 def _new_realm(
@@ -157,7 +108,7 @@ def _new_realm(
     message = pb.RealmConfig(
         realm=plan.realm,
         domains=plan.domains or (plan.realm,),
-        addresses=[_address(replica.host, plan.ports.public) for replica in plan.replicas],
+        addresses=[address(replica.host, plan.ports_of(replica).public) for replica in plan.replicas],
         vrf_public_key=vrf.VrfKey(vrf_seed).public_key,
         verification_policy=encoding.policy_message(genesis),
         epoch_ttl_ms=plan.epoch_ttl_ms,
@@ -171,120 +122,29 @@ def _new_realm(
         raise ConfigError(f"no realm can be set up: {error}") from None
 
 
-def _set_up_replica(
-    folder: Path,
-    plan: Plan,
-    replica: Replica,
-    seed: bytes,
-    vrf_seed: bytes,
-    authority: certificates.Certified,
-    now: datetime,
-) -> Path:
-    """The folder of one replica; returns its configuration file."""
-    _mkdir(folder, 0o700)
-    loopback = ("localhost", "127.0.0.1", "::1") if _is_loopback(replica.host) else ()
-    tls = certificates.issue_replica(authority, replica.name, sorted({replica.host, *loopback}), now)
-    write_new(folder / "head.key", seed.hex().encode() + b"\n", SECRET_MODE)
-    write_new(folder / "vrf.key", vrf_seed.hex().encode() + b"\n", SECRET_MODE)
-    write_new(folder / "tls.pem", tls.certificate_pem())
-    write_new(folder / "tls.key", tls.key_pem(), SECRET_MODE)
-    write_new(folder / "verifiers.json", encode_verifier_certificates(()))
-    if plan.registration_ca is not None:
-        ca = read_file(plan.registration_ca, AUTHORITY_BYTES, "certificate authority")
-        write_new(folder / "registration-ca.pem", ca)
-    try:
-        key_id = hashing.key_id(signatures.public_key(seed))
-        SignOnceRegister.create(folder / "sign-once.register", key_id=key_id).close()
-    except StorageError as error:
-        raise ConfigError(str(error)) from None
-    config = folder / "keyserver.toml"
-    write_new(config, _toml(plan, replica).encode("utf-8"))
-    return config
-
-
-def _toml(plan: Plan, replica: Replica) -> str:
-    host = plan.listen_host or ("127.0.0.1" if _is_loopback(replica.host) else "0.0.0.0")  # noqa: S104 - a server
-    listen = Listen(
-        public=_address(host, plan.ports.public),
-        verification=_address(host, plan.ports.verification),
-        push=_address(host, plan.ports.push),
-        http=_address("127.0.0.1", plan.ports.http),
-    )
-    return _TEMPLATE.format(
-        realm=os.path.join("..", "..", "realm.json"),
-        replica=replica.name,
-        listen=listen,
-        epochs=plan.epochs,
-        storage=Storage(),
-        registration=_registration_toml(plan),
-    )
-
-
-def _registration_toml(plan: Plan) -> str:
-    lines = []
-    if plan.insecure_skip_registration_proof:
-        lines.append("insecure_skip_registration_proof = true    # anybody may register any free name")
-    if plan.registration_ca is not None:
-        domains = json.dumps(list(plan.domains or (plan.realm,)))
-        lines.append("[[registration.client_certificate]]")
-        lines.append(f"domains = {domains}")
-        lines.append('ca = "registration-ca.pem"')
-    return "\n".join(lines) or _NO_METHOD
-
-
-_NO_METHOD = """\
-# No method yet: nobody can register. To admit the holders of certificates that name their mail addresses:
-# [[registration.client_certificate]]
-# domains = ["example.org"]
-# ca = "registration-ca.pem\""""
-
-_TEMPLATE = """\
-# A replica of an e2eks realm. Paths are relative to this file.
-# `keyserver serve -c FILE --check` shows all settings in effect.
-schema = 1
-realm = "{realm}"
-replica = "{replica}"
-data = "data"
-replication = "local"
-
-[keys]                                        # mode 0600; never in a backup of the data
-head = "head.key"
-vrf = "vrf.key"
-sign_once_register = "sign-once.register"     # without it this replica must not sign again under its key
-
-[listen]                                      # "" turns a listener off
-public = "{listen.public}"
-verification = "{listen.verification}"
-push = "{listen.push}"
-http = "{listen.http}"
-
-[tls]
-certificate = "tls.pem"
-key = "tls.key"
-verifier_certificates = "verifiers.json"
-
-[epochs]
-min_interval_ms = {epochs.min_interval_ms}
-max_interval_ms = {epochs.max_interval_ms}
-retry_interval_ms = {epochs.retry_interval_ms}
-
-[storage]
-min_free_bytes = {storage.min_free_bytes}                   # with less free space this replica only reads
-ballast_bytes = {storage.ballast_bytes}                     # kept in reserve, to start on a full disk
-
-[registration]
-{registration}
-"""
-
-
-def add_verifiers(config: Config, infos: Sequence[VerifierInfo], *, replace: str = "") -> Realm:
+def add_verifiers(
+    config: Config, infos: Sequence[VerifierInfo], *, replace: str = "", others: Sequence[Config] = ()
+) -> Realm:
     """List verifiers in realm.json and let them push; adding one again changes nothing.
 
     `replace` names a listed verifier in whose place the one of `infos` is put: its key, certificate and
-    address are dropped, and the quorum follows. The realm's policy becomes the default one: majorities of
-    replicas and of verifiers. Raises ConfigError, before anything is written, when that policy was changed by
-    hand, when a name or key is already somebody else's, or when nobody can be replaced.
+    address are dropped, and the quorum follows. `others` are configurations of further replicas of the realm:
+    their files are changed too. The realm's policy becomes the default one: majorities of replicas and of
+    verifiers. Raises ConfigError, before anything is written, when that policy was changed by hand, when a
+    name or key is already somebody else's, or when nobody can be replaced.
     """
+    changes = [_listing(one, infos, replace) for one in (config, *others)]
+    for one, (realm, known) in zip((config, *others), changes, strict=True):
+        # BEFORE realm.json: a listed verifier must be able to push, one that may push early does no harm.
+        replace_file(one.tls.verifier_certificates, encode_verifier_certificates(known))
+        replace_file(one.realm_file, realm_json(realm))
+    return changes[0][0]
+
+
+def _listing(
+    config: Config, infos: Sequence[VerifierInfo], replace: str
+) -> tuple[Realm, tuple[VerifierCertificate, ...]]:
+    """Realm and certificates of one configuration with the verifiers in them."""
     realm = config.realm
     if realm.verification_policy.encoded != _default_policy(realm).encoded:
         raise ConfigError(
@@ -298,10 +158,7 @@ def add_verifiers(config: Config, infos: Sequence[VerifierInfo], *, replace: str
         before = known.get(info.certificate.key_id)
         realm = _with_verifier(realm, info, before.tls_certificate_pem if before else "")
         known[info.certificate.key_id] = info.certificate
-    # BEFORE realm.json: a listed verifier must be able to push, one that may push early does no harm.
-    replace_file(config.tls.verifier_certificates, encode_verifier_certificates(tuple(known.values())))
-    replace_file(config.realm_file, realm_json(realm))
-    return realm
+    return realm, tuple(known.values())
 
 
 def _replace_verifier(
@@ -362,19 +219,3 @@ def _with_default_policy(message: pb.RealmConfig, name: str) -> Realm:
         return realm_from(message)
     except Malformed as error:
         raise ConfigError(f"the verifier {name} cannot be listed: {error}") from None
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host).is_loopback if _is_ip(host) else host == "localhost"

@@ -9,7 +9,7 @@ import click
 import pytest
 from operators import Keyserver, keyserver_command
 
-from keyserver import cli, exits
+from keyserver import cli, cli_realm, exits
 from keyserver.machine.codes import Halt
 from kv.interface import StorageError, StorageInUse
 from verifier.errors import (
@@ -87,7 +87,7 @@ def test_wrong_usage_ends_with_2(keyserver: Keyserver, arguments: tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    "command", ["", *cli.keyserver.commands, *(f"realm {name}" for name in cli.realm.commands)]
+    "command", ["", *cli.keyserver.commands, *(f"realm {name}" for name in cli_realm.realm.commands)]
 )
 def test_help_says_how_to_use_a_command(keyserver: Keyserver, command: str) -> None:
     ended = keyserver(*command.split(), "--help")

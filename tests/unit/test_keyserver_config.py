@@ -62,7 +62,7 @@ def test_a_short_file_is_completed_with_defaults(path: Path) -> None:
         ("[registration]", "[registration]\noidc = 1", "oidc"),
         ('replica = "r1"', "replica = 1", "replica"),
         ('replica = "r1"', "", "replica"),
-        ('replication = "local"', 'replication = "raft"', "no other engine"),
+        ('replication = "local"', 'replication = "raft"', "[cluster]"),
         ("min_interval_ms = 1000", "min_interval_ms = 0", "min_interval_ms"),
         ("min_interval_ms = 1000", "min_interval_ms = 30001", "max_interval_ms"),
         ("min_interval_ms = 1000", "min_interval_ms = 1.5", "min_interval_ms"),
