@@ -1,5 +1,6 @@
-"""A realm of one replica and several verifiers as real processes on loopback, and people who use it.
+"""A realm of replicas and verifiers as real processes on loopback, and people who use it.
 
 `realm` starts, kills and stops processes; `calls` are gRPC calls on raw bytes; `people` have signing keys,
-certificates and the client library; `load` and `ledger` are for the tests that kill.
+certificates and the client library; `load` and `ledger` are for the tests that kill; `cluster` has several
+replicas, with `links` between them to cut.
 """

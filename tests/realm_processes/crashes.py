@@ -126,7 +126,7 @@ def under_load(
             load.stop()
         check_everything(trial)
     finally:
-        realm.processes.stop_all()
+        realm.close()
 
 
 def check_everything(trial: Trial) -> None:

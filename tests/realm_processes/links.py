@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
-from typing import Self
 
 import trio
 
@@ -48,12 +47,13 @@ class Links:
         self._up = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._serve,), daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Return when all proxies listen."""
         self._thread.start()
         assert self._up.wait(60)
-        return self
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """End everything."""
         self._do(self._nursery.cancel_scope.cancel)
         self._thread.join()
 

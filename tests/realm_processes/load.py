@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from e2eks.v1 import verification_pb2
 
 from keyserver.demo.processes import wait_until
 from realm_processes.ledger import Acknowledged, Ledger, SeenSignatures
-from realm_processes.people import connect
+from realm_processes.people import connect, now_ms
 from realm_processes.realm import RATIFIED_HEADS, VERIFICATION, RealmProcesses
 from verifier import encoding
 from verifier.client.client import Answer, Client
@@ -43,21 +45,31 @@ class Load:
     name: str
     failures: list[str] = field(default_factory=list)
     newest: int = 0
+    newest_issued_ms: int = 0
     acknowledged: int = 0
+    longest_wait_s: float = 0.0  # between two promises
+    _last: float = field(default_factory=time.monotonic)
     _stop: threading.Event = field(default_factory=threading.Event)
     _moved: threading.Condition = field(default_factory=threading.Condition)
     _threads: list[threading.Thread] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._followers = [Follower(self, name) for name in self.realm.replicas]
+
     def start(self, people: int) -> None:
         for number in range(people):
             self._run(Worker(self, number).work)
-        self._run(Follower(self).work)
+        for follower in self._followers:
+            self._run(follower.work)
 
     def stop(self) -> None:
         """Let everybody finish what was begun."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        shown = sorted((follower.steps for follower in self._followers), key=len)
+        if any(longer[: len(shorter)] != shorter for shorter, longer in pairwise(shown)):
+            self.failures.append("two replicas serve different verifier logs")
 
     @property
     def stopped(self) -> bool:
@@ -69,10 +81,19 @@ class Load:
 
     def wait_beyond(self, number: int, deadline_s: float = 60.0) -> None:
         """Return once an update was acknowledged in an epoch above `number`. Raises AssertionError."""
+        self._wait(lambda: self.newest > number, f"no epoch after {number} was ratified", deadline_s)
+
+    def wait_issued_from_now(self, deadline_s: float = 60.0) -> float:
+        """Return once an update was acknowledged in an epoch issued from now on: after how many seconds."""
+        begin, begin_ms = time.monotonic(), now_ms()
+        self._wait(lambda: self.newest_issued_ms >= begin_ms, "no new epoch was ratified", deadline_s)
+        return time.monotonic() - begin
+
+    def _wait(self, moved: Callable[[], bool], problem: str, deadline_s: float) -> None:
         with self._moved:
-            moved = self._moved.wait_for(lambda: self.newest > number or self.failures, deadline_s)
+            done = self._moved.wait_for(lambda: moved() or self.failures, deadline_s)
         assert not self.failures, self.failures
-        assert moved, f"no epoch after {number} was ratified within {deadline_s} s"
+        assert done, f"{problem} within {deadline_s} s"
 
     def acknowledge(self, draft: Draft, answer: Answer) -> None:
         """Write down what a client was promised."""
@@ -83,6 +104,9 @@ class Load:
         with self._moved:
             self.acknowledged += 1
             self.newest = max(self.newest, number)
+            self.newest_issued_ms = max(self.newest_issued_ms, answer.result.head.head.issue_time_ms)
+            last, self._last = self._last, time.monotonic()
+            self.longest_wait_s = max(self.longest_wait_s, self._last - last)
             self._moved.notify_all()
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -106,7 +130,9 @@ class Worker:
         self._load = load
         self._number = number
         self._pins = MemoryPins()
-        self._realm = load.realm.realm()
+        realm = load.realm.realm()
+        first = number % len(realm.addresses)  # where a device asks first
+        self._realm = replace(realm, addresses=realm.addresses[first:] + realm.addresses[:first])
 
     def work(self) -> None:
         """Register a user, change its keys a few times, take the next."""
@@ -159,29 +185,31 @@ def _submit(draft: Draft, client: Client) -> Answer:
 
 
 class Follower:
-    """A reader of the verifier log that never forgets a step."""
+    """A reader of one replica's verifier log that never forgets a step."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, replica: str) -> None:
         self._load = load
-        self._steps: list[bytes] = []
+        self._replica = replica
+        self.steps: list[bytes] = []
 
     def work(self) -> None:
         """Follow, over as many connections as it takes, until everything is over; then read it all anew."""
         while not self._load.stopped:
-            self._read(len(self._steps) + 1)
+            self._read(len(self.steps) + 1)
             self._load.pause(PAUSE_S)
-        before, self._steps = self._steps, []
+        before, self.steps = self.steps, []
         self._read(1)
-        assert self._steps[: len(before)] == before, "the verifier log was changed after it was shown"
+        assert self.steps[: len(before)] == before, "the verifier log was changed after it was shown"
 
     def _read(self, start: int) -> None:
         request = verification_pb2.VerifierStreamRequest(start=start, page_size=2**62)
         path = VERIFICATION + "VerifierStream"
-        messages, _ = self._load.realm.verification().stream(path, request.SerializeToString())
+        door = self._load.realm.verification(self._replica)
+        messages, _ = door.stream(path, request.SerializeToString())
         for message in messages:
             for step in verification_pb2.VerifierSteps.FromString(message).steps:
-                assert step.index == len(self._steps) + 1, "a step is missing from the verifier log"
-                self._steps.append(step.SerializeToString(deterministic=True))
+                assert step.index == len(self.steps) + 1, "a step is missing from the verifier log"
+                self.steps.append(step.SerializeToString(deterministic=True))
                 if step.HasField("epoch"):
                     head = encoding.decode_signed_head(step.epoch.SerializeToString(deterministic=True))
                     self._load.seen.see(head, "the verifier log")

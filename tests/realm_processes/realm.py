@@ -56,6 +56,10 @@ class RealmProcesses(Stage):
             self.start_verifier(name)
         wait_until(self.is_ratified, "the first ratified epoch")
 
+    def close(self) -> None:
+        """Stop everything."""
+        self.processes.stop_all()
+
     def is_ratified(self) -> bool:
         """Whether the realm's quorum has ratified an epoch that is still fresh."""
         request = client_pb2.LookupRequest(user_id=f"nobody@{self.realm().domains[0]}")

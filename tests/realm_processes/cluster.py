@@ -1,0 +1,72 @@
+"""A realm of several replicas whose links a test may cut and whose processes it may kill and freeze."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+from keyserver.demo.processes import wait_until
+from realm_processes.crashes import CrashingRealm
+from realm_processes.links import Links
+
+THREE = ("r1", "r2", "r3")
+SERVICES = ("replication", "peers")  # where replicas reach each other; names of ports and of settings
+
+
+class ClusterProcesses(CrashingRealm):
+    """Every replica reaches every other through `links`, which are there once it is set up."""
+
+    links: Links
+
+    def set_up(self) -> None:
+        super().set_up()
+        ports = {
+            name: {service: getattr(ports, service) for service in SERVICES}
+            for name, ports in self.ports_of.items()
+        }
+        self.links = Links(ports)
+        for link, port in self.links.ports.items():
+            dial(self.config_of(link.dialer), link.target, link.service, port)
+        self.links.start()
+
+    def close(self) -> None:
+        for name in self.frozen:
+            self.thaw(name)
+        super().close()
+        self.links.close()
+
+    # What happens to processes
+
+    frozen: frozenset[str] = frozenset()
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: the process keeps its connections and answers nothing."""
+        self.processes.running[name].send_signal(signal.SIGSTOP)
+        self.frozen |= {name}
+
+    def thaw(self, name: str) -> None:
+        self.processes.running[name].send_signal(signal.SIGCONT)
+        self.frozen -= {name}
+
+    # What they say
+
+    def others(self, *names: str) -> tuple[str, ...]:
+        """The replicas but these."""
+        return tuple(name for name in self.replicas if name not in names)
+
+    def wait_agreement(self) -> None:
+        """Wait until all replicas have applied the same log to the same state."""
+        wait_until(lambda: len(set(map(self._state, self.replicas))) == 1, "the replicas agree")
+
+    def _state(self, name: str) -> tuple[object, object]:
+        said = self.standing(name)
+        return said.get("applied_index", name), said.get("state_digest")
+
+
+def dial(config: Path, target: str, service: str, port: int) -> None:
+    """Let a replica reach a service of another at this port."""
+    member = rf'(\[cluster\.members\.{target}\][^\[]*?^{service} = "[^"]*:)\d+"'
+    text, changed = re.subn(member, rf'\g<1>{port}"', config.read_text(), flags=re.MULTILINE)
+    assert changed == 1
+    config.write_text(text)
