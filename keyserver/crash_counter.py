@@ -5,8 +5,8 @@ CRASHES_MAX crashes within WINDOW_MS it starts in diagnostic mode: it answers lo
 but takes part in nothing, until a person has looked and says so. Starts that were refused (a wrong
 configuration, a port in use) are no crashes: nothing had begun.
 
-The file is a help, not a promise: if it cannot be read or written, the replica starts as if it were not
-there.
+The file is a help, not a promise: it is not synced, and if it cannot be read or written, the replica starts
+as if it were not there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from verifier.errors import ConfigError
-from verifier.files import read_file, replace_file
+from verifier.files import read_file, replace_unsynced
 
 FILE = "crashes.json"
 SCHEMA = "e2eks.crashes/1"
@@ -79,6 +79,6 @@ class CrashCounter:
 
     def _write(self, record: _Record) -> None:
         try:
-            replace_file(self._path, msgspec.json.encode(record) + b"\n")
+            replace_unsynced(self._path, msgspec.json.encode(record) + b"\n")
         except ConfigError as error:
             self._log.warning("the crash counter cannot be written", error=str(error))

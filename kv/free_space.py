@@ -127,9 +127,16 @@ class Watermark:
         if free >= self._resume + self._ballast.size and not self._ballast.is_kept():
             try:
                 self._ballast.keep()
-            except OSError as error:  # somebody else took the room: tried again at the next look
+            except OSError as error:
+                if not is_full(error):
+                    raise StorageError(f"the ballast cannot be written: {error.strerror}") from error
+                # Somebody else took the room: tried again at the next look.
                 _logger().warning("no ballast could be made", why=str(error.strerror))
         return free
+
+    def even_if_full(self, writing: Callable[[], T]) -> T:
+        """What `writing` returns, at the cost of the ballast if it must be. Raises what it raises."""
+        return self._ballast.unless_full(writing)
 
     def judge(self, free: int) -> bool:
         """Set `why` by what is left; whether room became short, or enough again."""

@@ -82,6 +82,19 @@ def test_a_ballast_that_cannot_be_made_leaves_nothing_behind_and_harms_nobody(
     assert list(tmp_path.glob(BALLAST)) == []
 
 
+def test_a_disk_that_fails_to_sync_the_ballast_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watermark: Watermark
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(free_space, "_free_bytes", lambda folder: RESUME + SIZE)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageError, match="the ballast cannot be written: Input/output error"):
+        watermark.measure()
+    assert list(tmp_path.glob(BALLAST)) == []
+
+
 def test_no_ballast_is_a_choice(tmp_path: Path) -> None:
     assert Ballast(tmp_path, 0).is_kept()
     assert not Ballast(tmp_path, 0).release()
