@@ -1,0 +1,393 @@
+"""The log of a cluster: one member, its links and its disk behind the interface of every engine.
+
+Whatever goes wrong in a turn ends the log: every call raises StorageError, the links are cut at once, and
+the process must end. Nothing that comes in through a link can make that happen (see codec, transport).
+"""
+
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from typing import TypeVar
+
+import trio
+
+from kv.interface import StorageError
+from kv.leveldb import LevelDBStore
+from replication.raft.driver import Driver
+from replication.raft.events import Outcome, Role, Timing, Turn
+from replication.raft.journal import Journal
+from replication.raft.member import Member
+from replication.raft.tls import read_contexts
+from replication.raft.transport import Address
+from replication.rows import PublicPart
+from replication.runs import Runs
+from replication.types import (
+    RUN_BYTES_MAX,
+    RUN_ENTRIES_MAX,
+    WAITING_BYTES_MAX,
+    LogEntry,
+    LogNotRunning,
+    LogOverloaded,
+    LogStatus,
+    MemberStatus,
+    NoLeader,
+    PeerTls,
+    ProposalLost,
+    require_size,
+)
+
+# A log is read in order, mostly once: its blocks are hardly worth keeping.
+CACHE_BYTES = 8 * 1024 * 1024
+# A proposal waits so long for a leader: longer than any election, shorter than its clock reading is good for.
+LEADERLESS_S = 4.0
+
+T = TypeVar("T")
+
+
+def open_raft_log(
+    directory: str | os.PathLike[str],
+    public_part: PublicPart,
+    *,
+    member: str,
+    members: Mapping[str, str],
+    listen: str,
+    tls: PeerTls,
+    timing: Timing | None = None,
+    create: bool = True,
+    on_refused: Callable[[str, str], None] = lambda _address, _reason: None,
+) -> "RaftLog":
+    """Open one member's log in a directory of its own, or create it unless told not to. Blocks on the disk.
+
+    `members` gives the address "host:port" at which this member reaches each one, itself included; `listen`
+    is where it listens. `on_refused` is told an address and a stable reason whenever somebody is turned
+    away. Raises StorageError, TlsFilesRefused, and ValueError for members or addresses that are none.
+    """
+    store = LevelDBStore(directory, create=create, cache_bytes=CACHE_BYTES)
+    try:
+        return RaftLog(
+            Journal(store, public_part, where=f"the log in {os.fspath(directory)}"),
+            member=member,
+            members={name: Address.parse(address) for name, address in members.items()},
+            listen=Address.parse(listen),
+            tls=tls,
+            timing=timing or Timing(),
+            on_refused=on_refused,
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+class RaftLog:
+    """A ReplicatedLog that a majority of the members keeps. Takes over the journal and closes it in stop().
+
+    Constructing raises TlsFilesRefused, ValueError when `member` is not among the members, StorageError.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        member: str,
+        members: Mapping[str, Address],
+        listen: Address,
+        tls: PeerTls,
+        timing: Timing,
+        on_refused: Callable[[str, str], None],
+    ) -> None:
+        """See open_raft_log."""
+        if member not in members:
+            raise ValueError(f"{member} is not among the members of its cluster")
+        self._journal = journal
+        self._name = member
+        self._listen = listen
+        self._tls = tls
+        others = {name: address for name, address in members.items() if name != member}
+        chance = random.SystemRandom()
+        self._member = Member(
+            Driver(
+                member=member,
+                members=sorted(members),
+                journal=journal,
+                clock=time.monotonic,
+                chance=chance,
+                timing=timing,
+            ),
+            member=member,
+            addresses=others,
+            contexts=read_contexts(tls),
+            clock=time.monotonic,
+            chance=chance,
+            on_turn=self._after,
+            on_refused=on_refused,
+        )
+        # Where the log is in its life.
+        self._lo: int | None = None
+        self._committed = journal.committed_to
+        self._last: Turn | None = None
+        self._stopping = False
+        self._failure: str | None = None
+        self._changed = trio.Event()  # set and replaced by _announce
+        self._life = trio.CancelScope()
+        self._ended = trio.Event()
+        # Proposals under way.
+        self._tokens = count(1)
+        self._proposals: dict[int, _Proposal] = {}
+        self._waiting_bytes = 0
+        # Uses of the journal.
+        self._rewriting = trio.Lock()  # taken BEFORE the turn's lock, by who rewrites and by who compacts
+        self._working = 0  # uses under way: the journal is closed AFTER the last
+
+    async def start(self, lo: int) -> None:
+        """As ReplicatedLog.start. Raises OSError, too, when this member cannot listen."""
+        await trio.lowlevel.checkpoint()
+        if lo < 1:
+            raise ValueError("the first index of a log is 1")
+        if self._lo is not None or self._stopping:
+            raise LogNotRunning("a log is started once")
+        stored = self._journal.last_application
+        if lo > stored + 1:
+            raise StorageError(f"entry {lo - 1} was applied but the log ends at {stored}: a lost end")
+        listeners: list[trio.SocketListener] = []
+        if self._member.links.members:
+            listeners = await trio.open_tcp_listeners(self._listen.port, host=self._listen.host or None)
+        self._lo = lo
+        self._committed = max(self._committed, lo - 1)  # what was applied was committed
+        trio.lowlevel.spawn_system_task(self._live, listeners)
+
+    async def propose(self, payload: bytes) -> None:
+        """As ReplicatedLog.propose, but return only when the payload is committed.
+
+        Raises, besides: NoLeader, ProposalLost.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._require_running()
+        require_size(payload)
+        if self._waiting_bytes + len(payload) > WAITING_BYTES_MAX:
+            raise LogOverloaded("too many proposals wait to be committed")
+        self._waiting_bytes += len(payload)
+        try:
+            while await self._ask(payload) is Outcome.REFUSED:
+                await self._changed.wait()  # whoever refused is not the leader; the next turn may know who is
+        finally:
+            self._waiting_bytes -= len(payload)
+
+    def committed(self) -> AsyncIterator[tuple[LogEntry, ...]]:
+        if self._lo is None:
+            raise LogNotRunning("the log is not started")
+        return Runs(self._lo, self._next_run)
+
+    def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
+        if lo < 1:
+            raise ValueError("the first index of a log is 1")
+        self._require_sound()
+        return self._journal.read(lo, min(hi, self._committed + 1), max_bytes)
+
+    def verify_chain(self, lo: int, hi: int) -> None:
+        if lo < 1:
+            raise ValueError("the first index of a log is 1")
+        self._require_sound()
+        self._journal.verify_chain(lo, min(hi, self._committed + 1))
+
+    async def rewrite_private(self, index: int, payload: bytes) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._require_running()
+        require_size(payload)
+        if not 1 <= index <= self._committed:
+            raise ValueError(f"the log has no entry {index}")
+        async with self._rewriting, self._member.between_turns:
+            self._require_running()
+            await self._in_thread(lambda: self._journal.rewrite_private(index, payload))
+
+    async def compact(self, indices: Collection[int]) -> bool:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._require_running()
+        async with self._rewriting:  # nobody rewrites these rows meanwhile; turns go on
+            return await self._in_thread(lambda: self._journal.compact(indices))
+
+    def leader_hint(self) -> bool:
+        return self._is_running() and self._last is not None and self._last.role is Role.LEADER
+
+    def status(self) -> LogStatus:
+        last = self._last
+        links = self._member.links
+        standing = {peer.member: peer for peer in self._member.standing()}
+        return LogStatus(
+            engine="raft",
+            running=self._is_running(),
+            leader=self.leader_hint(),
+            first_index=min(1, self._committed),
+            committed_index=self._committed,
+            stored_index=self._journal.last_application,
+            role="" if last is None else str(last.role),
+            term=0 if last is None else last.term,
+            leader_name="" if last is None else last.leader or "",
+            members=tuple(
+                MemberStatus(
+                    name=name,
+                    connected=links.connected(name),
+                    heard_s=links.heard_s(name),
+                    problem=links.problem(name),
+                    match_index=standing[name].matched_to if name in standing else None,
+                )
+                for name in links.members
+            ),
+        )
+
+    def renew_tls(self) -> None:
+        """Read the TLS files again, for the connections to come. Blocks on the disk.
+
+        Raises TlsFilesRefused; then the earlier ones stay in use.
+        """
+        self._member.links.renew(read_contexts(self._tls))
+
+    async def stop(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._stopping = True
+        self._settle_all(LogNotRunning("the log is stopping"))
+        self._life.cancel()
+        with trio.CancelScope(shield=True):
+            if self._lo is not None:
+                await self._ended.wait()
+            while self._working:
+                await self._changed.wait()
+        self._journal.close()
+
+    # --- the member's life ---
+
+    async def _live(self, listeners: list[trio.SocketListener]) -> None:
+        try:
+            with self._life:
+                await self._member.run(listeners)
+        except trio.Cancelled:
+            raise  # the program ends without stop()
+        except BaseException as error:  # whatever it is, what is on the disk is no longer known
+            self._halt(error)
+        finally:
+            self._ended.set()
+
+    def _after(self, turn: Turn) -> None:
+        """Tell everybody what a turn decided."""
+        self._last = turn
+        self._committed = max(self._committed, turn.committed_to)
+        for token, outcome in turn.settled:
+            if (proposal := self._proposals.get(token)) is not None:
+                proposal.settle(outcome)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Let everybody who waits look again."""
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def _halt(self, error: BaseException) -> None:
+        """Refuse everything from now on: what is on the disk is known only after opening it again."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if self._failure is None:
+            self._failure = f"the log failed: {error or type(error).__name__}"
+        self._settle_all(self._refusal())
+        self._life.cancel()
+
+    # --- proposals ---
+
+    async def _ask(self, payload: bytes) -> Outcome:
+        """Propose once, when there is a leader.
+
+        Raises NoLeader, ProposalLost, LogNotRunning, StorageError.
+        """
+        with trio.move_on_after(LEADERLESS_S):
+            while self._last is None or self._last.leader is None:
+                self._require_running()
+                await self._changed.wait()
+        self._require_running()
+        if self._last is None or self._last.leader is None:
+            raise NoLeader("no majority of the members has a leader")
+        token = next(self._tokens)
+        proposal = self._proposals[token] = _Proposal()
+        self._member.propose(token, payload)
+        try:
+            return await proposal.wait()
+        except trio.Cancelled:
+            self._member.forget(token)
+            raise
+        finally:
+            del self._proposals[token]
+
+    def _settle_all(self, outcome: Exception) -> None:
+        for proposal in self._proposals.values():
+            proposal.settle(outcome)
+        self._announce()
+
+    # --- reading ---
+
+    async def _next_run(self, lo: int) -> tuple[LogEntry, ...]:
+        """Wait for entry `lo` to be committed and return a run from there on; () at the end."""
+        while True:
+            self._require_sound()
+            if self._stopping:
+                return ()
+            if lo <= self._committed:
+                return await self._in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
+            await self._changed.wait()
+
+    async def _in_thread(self, use_of_journal: Callable[[], T]) -> T:
+        with self._at_work():
+            try:
+                return await trio.to_thread.run_sync(use_of_journal)
+            except StorageError as error:
+                self._halt(error)
+                raise
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            if self._stopping:
+                self._announce()
+
+    # --- what may be asked when ---
+
+    def _is_running(self) -> bool:
+        return self._lo is not None and not self._stopping and self._failure is None
+
+    def _refusal(self) -> StorageError:
+        return StorageError(self._failure)
+
+    def _require_sound(self) -> None:
+        if self._failure is not None:
+            raise self._refusal()
+
+    def _require_running(self) -> None:
+        self._require_sound()
+        if self._lo is None or self._stopping:
+            raise LogNotRunning("the log is not running")
+
+
+class _Proposal:
+    """Somebody who waits for an outcome, or for the reason why there is none."""
+
+    __slots__ = ("_outcome", "_settled")
+
+    def __init__(self) -> None:
+        self._settled = trio.Event()
+        self._outcome: Outcome | Exception = Outcome.UNKNOWN
+
+    def settle(self, outcome: Outcome | Exception) -> None:
+        if not self._settled.is_set():
+            self._outcome = outcome
+            self._settled.set()
+
+    async def wait(self) -> Outcome:
+        await self._settled.wait()
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        if self._outcome is Outcome.UNKNOWN:
+            raise ProposalLost("the leader was lost before the proposal was decided")
+        return self._outcome

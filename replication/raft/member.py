@@ -1,0 +1,164 @@
+"""One member at work: what arrives goes into turns of the driver, what a turn makes goes out on the links.
+
+One task drives. It gathers everything that arrived since the last turn, messages and proposals alike, into
+the next, which runs in a thread because it waits for the disk. Only when it has returned is anything sent or
+told: nothing leaves before it is durable, and the busier the cluster is, the more shares one sync.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import trio
+
+from replication.raft.codec import Encoder, decode
+from replication.raft.driver import Driver
+from replication.raft.events import (
+    Chance,
+    Connected,
+    Disconnected,
+    Event,
+    Forgotten,
+    PeerStanding,
+    Proposed,
+    Received,
+    Turn,
+)
+from replication.raft.frames import FRAME_BYTES_MAX, FrameRefused, framed
+from replication.raft.messages import BadMessage
+from replication.raft.tls import Contexts
+from replication.raft.transport import Address, Ends, Transport
+
+# What goes into one turn: as much as is worth one sync, and one message of the largest size at least.
+TURN_EVENTS_MAX = 4096
+TURN_BYTES_MAX = FRAME_BYTES_MAX
+# What one member may have waiting for a turn. Beyond it nothing more is read from it.
+INBOX_BYTES_MAX = 2 * FRAME_BYTES_MAX
+# How stale the part of the status may be that only the driver knows.
+STANDING_S = 0.5
+
+
+class Member:
+    """Drives one member of a cluster over its links. All methods are for the trio thread."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        member: str,
+        addresses: Mapping[str, Address],
+        contexts: Contexts,
+        clock: Callable[[], float],
+        chance: Chance,
+        on_turn: Callable[[Turn], None],
+        on_refused: Callable[[str, str], None],
+    ) -> None:
+        """`addresses` are those of the other members. `on_turn` is told each turn, after its sending."""
+        self._driver = driver
+        self._clock = clock
+        self._on_turn = on_turn
+        self._inbox = _Inbox()
+        self._standing: tuple[PeerStanding, ...] = ()
+        self._standing_due = clock()
+        # Held while a turn runs: whoever else changes what the driver works on takes it.
+        self.between_turns = trio.Lock()
+        self.links = Transport(
+            member=member,
+            addresses=addresses,
+            contexts=contexts,
+            clock=clock,
+            chance=chance,
+            ends=Ends(
+                received=self._received,
+                connected=lambda name: self._inbox.put(Connected(name)),
+                disconnected=lambda name: self._inbox.put(Disconnected(name)),
+                refused=on_refused,
+            ),
+        )
+
+    async def run(self, listeners: Collection[trio.SocketListener]) -> None:
+        """Work for ever; take over the listeners. Whatever is raised ends the member: see Driver."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.links.run, listeners)
+            while True:
+                await self._inbox.wait(self._driver.wait_s())
+                await self._turn()
+
+    def propose(self, token: int, payload: bytes) -> None:
+        """Put a proposal into the next turn."""
+        self._inbox.put(Proposed(token, payload), len(payload))
+
+    def forget(self, token: int) -> None:
+        """Say that nobody waits for a proposal any more."""
+        self._inbox.put(Forgotten(token))
+
+    def standing(self) -> Sequence[PeerStanding]:
+        """Return what the driver knew of the others at most STANDING_S before the last turn."""
+        return self._standing
+
+    async def _turn(self) -> None:
+        inbox = self._inbox.take()
+        async with self.between_turns:
+            turn, frames = await trio.to_thread.run_sync(self._work, inbox)
+        for name, frame in frames:
+            self.links.send(name, frame)
+        self._on_turn(turn)
+
+    def _work(self, inbox: Sequence[Event]) -> tuple[Turn, list[tuple[str, bytes]]]:
+        """Do a turn, in a thread, and encode what it sends."""
+        turn = self._driver.turn(inbox)
+        now = self._clock()
+        if now >= self._standing_due:
+            self._standing_due = now + STANDING_S
+            self._standing = self._driver.peers()
+        encoder = Encoder()
+        return turn, [(name, framed(encoder.encode(message))) for name, message in turn.outgoing]
+
+    async def _received(self, sender: str, content: bytes) -> None:
+        try:
+            message = decode(content)
+        except BadMessage as error:
+            raise FrameRefused(str(error)) from None
+        self._inbox.put(Received(sender, message), len(content), sender)
+        await self._inbox.room_for(sender)
+
+
+class _Inbox:
+    """What waits for the next turn, in order of arrival, with what it weighs and who sent it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Event, int, str]] = deque()
+        self._held: Counter[str] = Counter()  # bytes that wait, by sender
+        self._filled = trio.Event()
+        self._taken = trio.Event()
+
+    def put(self, event: Event, size: int = 0, sender: str = "") -> None:
+        self._waiting.append((event, size, sender))
+        self._held[sender] += size
+        self._filled.set()
+
+    def take(self) -> list[Event]:
+        """Take what fits into one turn."""
+        events: list[Event] = []
+        weight = 0
+        while self._waiting and len(events) < TURN_EVENTS_MAX and weight < TURN_BYTES_MAX:
+            event, size, sender = self._waiting.popleft()
+            events.append(event)
+            weight += size
+            self._held[sender] -= size
+        taken, self._taken = self._taken, trio.Event()
+        taken.set()
+        return events
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there is something, at most so long."""
+        if self._waiting:
+            await trio.lowlevel.checkpoint()
+            return
+        self._filled = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._filled.wait()
+
+    async def room_for(self, sender: str) -> None:
+        """Wait until little enough from this sender waits."""
+        while self._held[sender] > INBOX_BYTES_MAX:
+            await self._taken.wait()
