@@ -13,6 +13,7 @@ from keyserver.backup_restore import write_backup
 from keyserver.config import Config
 from keyserver.copies import machine_of, require_data
 from keyserver.data_directory import open_data
+from keyserver.engines import engine_of
 from keyserver.operator_socket import running_replica
 
 
@@ -42,7 +43,7 @@ def _sent(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def _stopped(config: Config) -> Iterator[bytes]:
-    with open_data(config.data) as data:
+    with open_data(config.data, engine=engine_of(config)) as data:
         try:
             data.log.verify_chain(1, data.log.status().committed_index + 1)
             yield from copy_stream(origin_of(config), data.store, data.log)

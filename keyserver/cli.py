@@ -234,9 +234,11 @@ def head(config_file: Path, url: str, timeout: float, output: str) -> None:
 def log_dump(config_file: Path, start: int, limit: int | None, output: str) -> None:
     """Print the log of a stopped replica, one entry a line. Names and profiles are not shown."""
     from keyserver.config import load_config
+    from keyserver.engines import engine_of
     from keyserver.log_dump import dump, one_line
 
-    for record in dump(load_config(config_file).data / "log", start, limit):
+    config = load_config(config_file)
+    for record in dump(config.data, start, limit, engine_of(config)):
         if output == "table":
             click.echo(one_line(record))
         else:

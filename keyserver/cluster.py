@@ -125,9 +125,9 @@ def rules(
 
 def _timing_rules(timing: Timing) -> list[tuple[bool, str]]:
     least, most, beat = timing.election_min_ms, timing.election_max_ms, timing.heartbeat_ms
-    often = "cluster.timing.election_min_ms is at least three times heartbeat_ms: a lost message is no fault"
+    often = "cluster.timing.election_min_ms is more than three times heartbeat_ms: a lost message is no fault"
     apart = "cluster.timing.election_max_ms is more than election_min_ms, or members stand up all at once"
-    return [(0 < beat <= least // 3, often), (least < most, apart)]
+    return [(0 < 3 * beat < least, often), (least < most, apart)]
 
 
 def _all_https(endpoints: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyserver.machine import commands
+from keyserver.engines import LOCAL_ENGINE, Engine, require_engine
 from keyserver.machine.rows import head_row
 from keyserver.machine.state import load_position
 from keyserver.machine.tables import Tables
@@ -25,14 +25,13 @@ from kv.interface import Reader, StorageError, Store
 from kv.keys import from_u64
 from kv.leveldb import LevelDBStore
 from replication.interface import ReplicatedLog
-from replication.local import open_local_log
 from verifier import limits
 from verifier.crypto import hashing
 from verifier.errors import ConfigError
 from verifier.files import replace_file
 
 DATABASE = "db"
-LOG = "log"
+LOG = LOCAL_ENGINE.folder
 VERSION = "VERSION"
 FORMAT = b"e2eks keyserver data 1\n"
 FORMAT_BYTES = 256  # of any version's, to be shown
@@ -56,30 +55,33 @@ class UnknownVersion(StorageError):
 
 
 @contextmanager
-def open_data(folder: Path, ballast: Ballast | None = None) -> Iterator[DataDirectory]:
+def open_data(
+    folder: Path, ballast: Ballast | None = None, engine: Engine = LOCAL_ENGINE
+) -> Iterator[DataDirectory]:
     """Open both, or create them in a new folder; the log is closed by its own stop(). The ballast is given up
     when the disk is full.
 
-    Raises UnknownVersion, StorageError, StorageInUse.
+    Raises UnknownVersion, StorageError, StorageInUse, and ConfigError for data of another engine.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the data folder {folder} cannot be made: {error.strerror}") from error
-    data = (ballast or Ballast(folder, 0)).unless_full(lambda: _open(folder))
+    data = (ballast or Ballast(folder, 0)).unless_full(lambda: _open(folder, engine))
     try:
         yield data
     finally:
         data.store.close()
 
 
-def _open(folder: Path) -> DataDirectory:
+def _open(folder: Path, engine: Engine) -> DataDirectory:
     is_new = not read_version(folder)
+    require_engine(folder, engine)
     store = LevelDBStore(folder / DATABASE, create=is_new)
     try:
-        log = open_local_log(folder / LOG, commands.public_part, create=is_new)
+        log = engine.open(folder / engine.folder, is_new)
         if is_new:
-            if load_position(store).index or log.status().committed_index:
+            if load_position(store).index or log.status().stored_index:
                 raise UnknownVersion(
                     f"{folder} holds a database and a log but no file {VERSION}, which says in which form "
                     f"they are. If it was lost, put it back: {FORMAT.decode().strip()!r} is what this "
@@ -135,8 +137,9 @@ def check_register(reader: Reader, log: ReplicatedLog, signer: Signer) -> None:
                 f"does not know: the register is missing or old. {REKEY}"
             )
         return
-    applied, committed = load_position(reader).index, log.status().committed_index
-    for what, index in (("database", applied), ("log", committed)):
+    # Stored, not committed: what is committed, a member of a cluster learns only from its leader.
+    applied, stored = load_position(reader).index, log.status().stored_index
+    for what, index in (("database", applied), ("log", stored)):
         if index < newest.log_index:
             raise LostTail(
                 f"the {what} ends at log index {index}, but this replica signed epoch {newest.epoch} at log "

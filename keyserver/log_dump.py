@@ -11,8 +11,8 @@ from typing import Any
 
 import trio
 
+from keyserver.engines import LOCAL_ENGINE, Engine
 from keyserver.machine import commands
-from replication.local import open_local_log
 from verifier.crypto import hashing
 from verifier.errors import ConfigError, Malformed
 
@@ -21,15 +21,18 @@ PAGE_BYTES = 4 * 1024 * 1024
 HEX_DIGITS = 64  # of a hash or key id
 
 
-def dump(folder: Path, start: int, limit: int | None) -> Iterator[dict[str, Any]]:
-    """One record for each entry from index `start` on, at most `limit`.
+def dump(
+    data: Path, start: int, limit: int | None, engine: Engine = LOCAL_ENGINE
+) -> Iterator[dict[str, Any]]:
+    """One record for each committed entry from index `start` on, at most `limit`.
 
     Raises ConfigError where there is no log, StorageInUse while the replica runs, StorageError for a damaged
     log.
     """
+    folder = data / engine.folder
     if not folder.is_dir():
         raise ConfigError(f"there is no log in {folder}: the replica has not run with this configuration")
-    log = open_local_log(folder, commands.public_part)
+    log = engine.open(folder, False)
     try:
         stop = log.status().committed_index + 1
         if limit is not None:

@@ -26,6 +26,7 @@ from keyserver.backup_restore import RESTORED
 from keyserver.config import Config
 from keyserver.copies import machine_of
 from keyserver.data_directory import DATABASE, DataDirectory, LostTail, check_register, open_data
+from keyserver.engines import engine_of
 from keyserver.machine.state import ReplicaState, genesis_state, load_state
 from keyserver.own_key import Ask, Unanswered, ask_over_tls
 from keyserver.signer import Signer
@@ -104,7 +105,7 @@ def _locked(config: Config) -> Iterator[DataDirectory | None]:
     if not (config.data / DATABASE).is_dir():
         yield None
         return
-    with open_data(config.data) as data:
+    with open_data(config.data, engine=engine_of(config)) as data:
         try:
             yield data
         finally:

@@ -28,6 +28,7 @@ from keyserver.config import Config, Epochs
 from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import open_data
 from keyserver.duties import Duties
+from keyserver.engines import engine_of
 from keyserver.erasure import Blanker
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
@@ -123,7 +124,7 @@ def assemble(
         observe=lambda source: metrics.count("vrf", source),
     )
     replica = Replica(Machine(realm, epochs.min_interval_ms), store, vrf, metrics)
-    log_end = log.status().committed_index
+    log_end = log.status().stored_index
     watch = KeyWatch(replica, signer, around.clock, log_end=log_end, evidence=evidence)
     proposer = Proposer(log, signer, around.clock, watch.proposed)
     duties = Duties(replica, signer, proposer, log, epochs, around.clock, around.chance)
@@ -232,7 +233,7 @@ async def run_replica(
     ballast = Ballast(config.data, config.storage.ballast_bytes)
     with (
         closing(ballast.unless_full(lambda: load_signer(config))) as signer,
-        open_data(config.data, ballast) as data,
+        open_data(config.data, ballast, engine_of(config, _turned_away)) as data,
     ):
         quarantine.check_start(config, data, signer)
         if signer.quarantined:
@@ -268,6 +269,10 @@ async def run_replica(
                     nursery.start_soon(counter.clear_when_steady)
             ports = await nursery.start(doors.serve)
             task_status.started(Running(parts, doors, ports))
+
+
+def _turned_away(address: str, reason: str) -> None:
+    structlog.get_logger("replication").warning("turned away", address=address, reason=reason)
 
 
 async def _only_read(parts: Parts, why: str) -> None:

@@ -1,0 +1,82 @@
+"""Which engine keeps a replica's log, and in which folder of its data. Each engine has a folder of its own,
+so that one never reads what another wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyserver.cluster import LOCAL, RAFT
+from keyserver.config import Config
+from keyserver.machine import commands
+from replication.interface import ReplicatedLog
+from replication.local import open_local_log
+from verifier.errors import ConfigError
+
+Refusals = Callable[[str, str], None]  # address and reason of somebody turned away at the replication port
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How to open a log: its folder in the data, and `open(folder, create)`, which raises StorageError."""
+
+    name: str
+    folder: str
+    open: Callable[[Path, bool], ReplicatedLog]
+
+
+def _open_local(folder: Path, create: bool) -> ReplicatedLog:
+    return open_local_log(folder, commands.public_part, create=create)
+
+
+LOCAL_ENGINE = Engine(LOCAL, "log", _open_local)
+
+
+def engine_of(config: Config, refused: Refusals = lambda _address, _reason: None) -> Engine:
+    """The configured engine; nothing is opened yet, and no port before the log is started."""
+
+    def open_raft(folder: Path, create: bool) -> ReplicatedLog:
+        return _open_raft(config, folder, create, refused)
+
+    return {LOCAL: LOCAL_ENGINE, RAFT: Engine(RAFT, "raft", open_raft)}[config.replication]
+
+
+def _open_raft(config: Config, folder: Path, create: bool, refused: Refusals) -> ReplicatedLog:
+    from replication.raft.events import Timing
+    from replication.raft.log import open_raft_log
+
+    assert config.cluster is not None
+    timing = config.cluster.timing
+    return open_raft_log(
+        folder,
+        commands.public_part,
+        member=config.replica_name,
+        members={name: row.replication for name, row in config.cluster.members.items()},
+        listen=config.listen.replication,
+        tls=config.cluster.tls,
+        timing=Timing(
+            election_min_s=timing.election_min_ms / 1000,
+            election_max_s=timing.election_max_ms / 1000,
+            heartbeat_s=timing.heartbeat_ms / 1000,
+        ),
+        create=create,
+        on_refused=refused,
+    )
+
+
+def other_engines_folder(data: Path, engine: Engine) -> str:
+    """The folder of another engine's log in the data, or "" if there is none."""
+    folders = {"log", "raft", "etcd"} - {engine.folder}
+    return next((name for name in sorted(folders) if (data / name).is_dir()), "")
+
+
+def require_engine(data: Path, engine: Engine) -> None:
+    """Raises ConfigError for data whose log another engine keeps."""
+    found = other_engines_folder(data, engine)
+    if found and not (data / engine.folder).is_dir():
+        raise ConfigError(
+            f'{data} holds the log of another engine, in {data / found}, but replication is "{engine.name}". '
+            "Set it back, or begin with an empty data folder. Nothing was changed"
+        )
