@@ -92,8 +92,7 @@ class Stage:
         """What to set up; tests play on the same stage with other plans."""
         return setup.Plan(
             realm=REALM,
-            replicas=tuple(setup.Replica(name, HOST) for name in self.replicas),
-            ports=self.ports,
+            replicas=tuple(setup.Replica(name, HOST, self.ports_of[name]) for name in self.replicas),
             epochs=EPOCHS,
             insecure_skip_registration_proof=True,
         )
@@ -106,8 +105,8 @@ class Stage:
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._init_verifier, self.verifiers))
         infos = [read_verifier_info(self.verifier(name) / "verifier-info.json") for name in self.verifiers]
-        for name in self.replicas:
-            setup.add_verifiers(load_config(self.config_of(name)), infos)
+        first, *others = (load_config(self.config_of(name)) for name in self.replicas)
+        setup.add_verifiers(first, infos, others=others)
         for name in self.verifiers:
             (self.verifier(name) / "realm.json").write_bytes(self.realm_file.read_bytes())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -16,7 +17,8 @@ from verifier.proof_encoding import decode_lookup_proof
 from verifier.realm import fingerprint
 
 ALICE, BOB, CAROL, NOBODY = (f"{name}@example.test" for name in ("alice", "bob", "carol", "nobody"))
-VERIFIED, UNVERIFIED, ABSENT, FORK = 0, 3, 4, 8  # exit codes of the client
+VERIFIED, UNVERIFIED, ABSENT, NOT_RATIFIED, FORK = 0, 3, 4, 7, 8  # exit codes of the client
+WRITERS = tuple(f"writer-{n}@example.test" for n in (1, 2, 3))
 SIGNS_FRESH_MS = 1_000
 
 
@@ -61,7 +63,7 @@ def set_up(story: Story) -> None:
 
 
 def start(story: Story) -> None:
-    story.stage.start_replica()
+    story.stage.start_replicas()
     story.stage.start_verifiers()
     wait_until(story.stage.ratified, "the first epoch is not ratified by all verifiers")
 
@@ -90,6 +92,34 @@ def kill(story: Story) -> None:
     story.stage.processes.kill(REPLICA)
     story.stage.start_replica()
     story.client(VERIFIED, "lookup", CAROL)
+
+
+def kill_leader(story: Story) -> None:
+    """Everybody's registration must succeed, whichever replica it was on its way to."""
+    stage = story.stage
+    with ThreadPoolExecutor(len(WRITERS)) as pool:
+        writing = [pool.submit(_write, stage, user) for user in WRITERS]
+        wait(writing, return_when=FIRST_COMPLETED)
+        leader = stage.wait_leader()
+        story.say(f"kill -9 {leader}    # the leader, while {len(WRITERS)} people write")
+        stage.processes.kill(leader)
+        begin = time.monotonic()
+        story.say(f"    {stage.wait_leader(other_than=leader)} leads {time.monotonic() - begin:.1f} s later")
+    for user, written in zip(WRITERS, writing, strict=True):
+        if problem := written.result():
+            raise DemoFailed(f"a write of {user} was lost: {problem}")
+        story.client(VERIFIED, "lookup", user)
+    stage.start_replica(leader)
+
+
+def _write(stage: Stage, user: str) -> str:
+    """Register a user, then change the key; what the client said if that did not succeed."""
+    for turn in ("register", "update"):
+        file = people.make_keys(stage.home / "keys" / f"{user}-{turn}", user)["ssh"]
+        done = stage.e2eks(turn, user, "--key", f"ssh={file}")
+        if done.returncode:
+            return f"{turn} ended with status {done.returncode}: {done.stderr.strip()}"
+    return ""
 
 
 def update(story: Story) -> None:
@@ -124,14 +154,24 @@ def absent(story: Story) -> None:
     story.look_up("absent", NOBODY, ABSENT)
 
 
+def lone_liar(story: Story) -> None:
+    """The last replica alone; all verifiers lie with it, and that is not enough."""
+    _lie(story, "one-signer", story.stage.replicas[-1:], NOT_RATIFIED)
+
+
 def fork(story: Story) -> None:
+    _lie(story, "fork", story.stage.replicas, FORK)
+
+
+def _lie(story: Story, name: str, liars: Sequence[str], expect: int) -> None:
+    """Let some replicas and all verifiers sign another head for an epoch that the client has seen."""
     stage = story.stage
     genuine = decode_lookup_proof((stage.proofs / "absent.bin").read_bytes())
-    replicas = [read_secret(stage.replica / "head.key")]
-    verifiers = [read_secret(stage.verifier(name) / "verifier.key") for name in stage.verifiers]
-    (stage.proofs / "fork.bin").write_bytes(forge.fork(genuine, replicas, verifiers))
-    with_impostor(story, "forking", stage.proofs / "fork.bin", FORK, NOBODY)
-    story.save("fork", NOBODY, FORK)
+    replicas = [read_secret(stage.folder_of(liar) / "head.key") for liar in liars]
+    verifiers = [read_secret(stage.verifier(verifier) / "verifier.key") for verifier in stage.verifiers]
+    (stage.proofs / f"{name}.bin").write_bytes(forge.fork(genuine, replicas, verifiers))
+    with_impostor(story, name, stage.proofs / f"{name}.bin", expect, NOBODY)
+    story.save(name, NOBODY, expect)
 
 
 @dataclass(frozen=True)
@@ -141,8 +181,13 @@ class Step:
     act: Callable[[Story], None]
 
 
-STEPS = (
-    Step("set-up", "A realm: keys and certificates for one replica and its verifiers", set_up),
+_KILL = Step("kill", "The replica is killed and started again; nothing acknowledged is lost", kill)
+_KILL_LEADER = Step(
+    "kill-leader", "The leader is killed in the middle of writes; the others go on", kill_leader
+)
+_LONE_LIAR = Step("one-signer", "One replica signs another head: a majority is missing, refused", lone_liar)
+_BEGINNING = (
+    Step("set-up", "A realm: keys and certificates for its replicas and verifiers", set_up),
     Step("start", "Their processes, on loopback, TLS everywhere", start),
     Step(
         "register-alice",
@@ -152,21 +197,27 @@ STEPS = (
     Step("register-bob", "Bob too", register(BOB)),
     Step("register-carol", "Carol too", register(CAROL)),
     Step("lookup", "Anybody looks them up and verifies every answer", look_up_all),
-    Step("kill", "The replica is killed and started again; nothing acknowledged is lost", kill),
+)
+_END = (
     Step("update", "Alice replaces her SSH key", update),
     Step("old-epoch", "The epoch before still proves her old one", old_epoch),
     Step("tampered", "A server that alters one bit of a key is refused", tampered),
     Step("absent", "That nobody has a key is proven, not claimed", absent),
-    Step(
-        "fork", "Replica and verifiers sign another history together: a client that remembers sees it", fork
-    ),
 )
+_FORK = Step("fork", "All of them sign another history together: a client that remembers sees it", fork)
+
+
+def steps(replicas: int) -> tuple[Step, ...]:
+    """What is shown with so many replicas: one can be killed and comes back, of more the leader can."""
+    if replicas == 1:
+        return (*_BEGINNING, _KILL, *_END, _FORK)
+    return (*_BEGINNING, _KILL_LEADER, *_END, _LONE_LIAR, _FORK)
 
 
 def play(story: Story) -> list[dict[str, object]]:
     """Run the steps until one fails; a row for each that ran. Raises nothing that a step raised."""
     rows: list[dict[str, object]] = []
-    for number, step in enumerate(STEPS, 1):
+    for number, step in enumerate(steps(len(story.stage.replicas)), 1):
         story.say(f"\n{number}. {step.title}")
         begin = time.monotonic()
         problem = ""

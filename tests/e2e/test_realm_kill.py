@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from realm_processes.crashes import Trial, see_register, under_load
+from realm_processes.crashes import strike, under_load
 
 from keyserver.demo.stage import REPLICA
 
@@ -26,16 +26,6 @@ VICTIMS = (
 PEOPLE = 3
 MOMENT_S = 0.3  # an epoch and its ratifications fit in, and so does a part of a start
 IMPATIENCE = 0.2  # how often the next blow falls before everything is up again
-
-
-def strike(trial: Trial, victims: tuple[str, ...]) -> None:
-    """Kill, look at what is left, start again from the same directories."""
-    for name in victims:
-        trial.realm.kill(name)
-    for name in victims:
-        see_register(trial.realm, name, trial.seen)
-    for name in victims:
-        trial.realm.spawn(name)
 
 
 def test_killed_at_random_moments_under_load_nothing_is_lost_and_nothing_signed_twice(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from keyserver.demo.processes import wait_until
-from realm_processes.crashes import CrashingRealm
+from realm_processes.crashes import CrashingRealm, Trial, under_load
 from realm_processes.links import Links
+from verifier.signonce import read_rows
 
 THREE = ("r1", "r2", "r3")
 SERVICES = ("replication", "peers")  # where replicas reach each other; names of ports and of settings
@@ -59,9 +63,30 @@ class ClusterProcesses(CrashingRealm):
         """Wait until all replicas have applied the same log to the same state."""
         wait_until(lambda: len(set(map(self._state, self.replicas))) == 1, "the replicas agree")
 
+    def newest_signed(self, name: str) -> int:
+        """The newest epoch in a replica's sign-once register, which it may have open."""
+        _, rows = read_rows(self.register_of(name), key_id=self.key_id_of(name))
+        return max(rows, default=0)
+
+    def check_at_rest(self) -> None:
+        super().check_at_rest()
+        self.wait_agreement()
+
     def _state(self, name: str) -> tuple[object, object]:
         said = self.standing(name)
         return said.get("applied_index", name), said.get("state_digest")
+
+
+@contextmanager
+def cluster_under_load(
+    folder: Path, rng: random.Random, *, people: int = 3, kind: type[ClusterProcesses] = ClusterProcesses
+) -> Iterator[tuple[Trial, ClusterProcesses]]:
+    """Three replicas and a verifier under load. At the end every link is whole, and every promise checked."""
+    with under_load(folder, ("v1",), people, rng, kind, THREE) as trial:
+        realm = trial.realm
+        assert isinstance(realm, ClusterProcesses)
+        yield trial, realm
+        realm.links.heal()
 
 
 def dial(config: Path, target: str, service: str, port: int) -> None:

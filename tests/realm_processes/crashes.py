@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,9 @@ class CrashingRealm(RealmProcesses):
                 self.spawn_replica(name)
             else:
                 self.start_verifier(name)
+
+    def check_at_rest(self) -> None:
+        """Raises AssertionError if what is true without load is not."""
 
     def wait_end(self, name: str) -> int:
         """The status with which a process ends by itself; it counts as stopped."""
@@ -99,6 +102,16 @@ class Trial:
         return list(self.ledger.read())
 
 
+def strike(trial: Trial, victims: Sequence[str]) -> None:
+    """Kill, look at what is left, start again from the same directories."""
+    for name in victims:
+        trial.realm.kill(name)
+    for name in victims:
+        see_register(trial.realm, name, trial.seen)
+    for name in victims:
+        trial.realm.spawn(name)
+
+
 @contextmanager
 def under_load(
     folder: Path,
@@ -133,6 +146,7 @@ def check_everything(trial: Trial) -> None:
     """Nothing acknowledged is lost, nobody signed twice, and nobody ends in disorder."""
     realm, load, seen = trial.realm, trial.load, trial.seen
     assert not load.failures, load.failures
+    realm.check_at_rest()
     promises = trial.promises()
     assert len(promises) == load.acknowledged
     check_promises(load, promises)
