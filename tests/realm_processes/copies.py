@@ -19,7 +19,6 @@ from realm_processes.realm import RealmProcesses
 from verifier.signonce import read_rows
 
 DAY_NS = 24 * 3600 * 10**9
-JSON = {"keyserver": ("-o", "json")}  # how a command is told to print it; `verifier` prints its info anyway
 
 
 class CopiedRealm(RealmProcesses):
@@ -60,12 +59,6 @@ class CopiedRealm(RealmProcesses):
         path = (folder or self.register_of(name).parent) / "sign-once.register"
         floor, rows = read_rows(path, key_id=self.key_id_of(name))
         return max([floor, *rows])
-
-    def ok(self, module: str, *arguments: object) -> Any:
-        """The JSON that a command prints, which must succeed."""
-        done = self.run(module, *(str(argument) for argument in arguments), *JSON.get(module, ()))
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
 
 def put(source: Path, target: Path) -> None:

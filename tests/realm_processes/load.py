@@ -170,8 +170,8 @@ class Worker:
                 except Unreachable:
                     pass
                 except NotRatified as error:
-                    if error.cause == "rollback":
-                        raise
+                    if error.cause == "rollback" and len(self._realm.addresses) == 1:
+                        raise  # of several replicas, one may be behind while the others are away
                 except Refused as refused:
                     if refused.reason not in PASSING:
                         raise

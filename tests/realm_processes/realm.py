@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from e2eks.v1 import client_pb2
 
@@ -24,6 +26,7 @@ KEYSERVER = "/e2eks.v1.Keyserver/"
 VERIFICATION = "/e2eks.v1.Verification/"
 RATIFIED_HEADS = "/e2eks.v1.RatifiedHeads/"
 EPOCHS = Epochs(min_interval_ms=200, max_interval_ms=800, retry_interval_ms=300)
+JSON = {"keyserver": ("-o", "json")}  # how a command is told to print it; `verifier` prints its info anyway
 QUICK_RETRIES = "\n[times]\nretry_min_ms = 50\nretry_max_ms = 250\ncompare_interval_ms = 1000\n"
 
 
@@ -89,6 +92,12 @@ class RealmProcesses(Stage):
         """Raises AssertionError if a process ended by itself."""
         for name, process in self.processes.running.items():
             assert process.poll() is None, f"{name} ended by itself with status {process.returncode}"
+
+    def ok(self, module: str, *arguments: object) -> Any:
+        """The JSON that a command prints, which must succeed."""
+        done = self.run(module, *(str(argument) for argument in arguments), *JSON.get(module, ()))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     # Doors
 
