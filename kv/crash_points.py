@@ -35,6 +35,13 @@ _BOTH = (KEYSERVER, VERIFIER)
 POINTS: Final[Mapping[str, CrashPoint]] = {
     "P1": CrashPoint("keyserver/service.py", _SERVER, "an update passed the edge, nothing is proposed"),
     "P2": CrashPoint("keyserver/proposer.py", _SERVER, "an entry is signed, the log does not have it"),
+    "P3": CrashPoint("replication/raft/driver.py", _SERVER, "a leader's entries are staged, not synced"),
+    "P4": CrashPoint("replication/raft/driver.py", _SERVER, "a leader's entries are synced, not sent"),
+    "P5": CrashPoint("replication/raft/driver.py", _SERVER, "a leader's message is staged, not synced"),
+    "P6": CrashPoint("replication/raft/driver.py", _SERVER, "a leader's message is synced, not answered"),
+    "P7": CrashPoint(
+        "replication/raft/driver.py", _SERVER, "newly committed entries are known, not handed out"
+    ),
     "P8": CrashPoint("keyserver/replica.py", _SERVER, "committed entries are stepped through"),
     "P9": CrashPoint("keyserver/replica.py", _SERVER, "the batch is complete, nothing of it is written"),
     "P10": CrashPoint("kv/leveldb.py", _BOTH, "a batch is written and not synced"),

@@ -4,9 +4,27 @@ No thread, no clock, no chance of its own: the simulator and the shell drive the
 """
 
 from collections.abc import Callable, Sequence
+from typing import assert_never
 
-from replication.raft.events import Chance, Event, PeerStanding, Timing, Turn
+from kv import crash_points
+from replication.raft.engine import Engine
+from replication.raft.events import (
+    Chance,
+    Connected,
+    Disconnected,
+    Event,
+    Forgotten,
+    PeerStanding,
+    Proposed,
+    Received,
+    Timing,
+    Turn,
+)
 from replication.raft.journal import Journal
+from replication.raft.proposals import Proposals
+
+# A wait ends a little after what it waits for, which is due only when its time is past.
+PAST_S = 0.001
 
 
 class Driver:
@@ -26,19 +44,81 @@ class Driver:
         chance: Chance,
         timing: Timing,
     ) -> None:
-        raise NotImplementedError
+        """Raises ValueError when the member is not among the members, EngineUnfit."""
+        self._journal = journal
+        self._clock = clock
+        self._engine = Engine(
+            member=member, members=members, journal=journal, chance=chance, timing=timing, now=clock()
+        )
+        self._proposals = Proposals(self._engine, journal, chance, timing.settle_s)
+        self._told_to = journal.committed_to
 
     def turn(self, inbox: Sequence[Event]) -> Turn:
         """Take in what happened, make it durable, and say what to send. Blocks on the disk.
 
         Raises StorageError, and JournalConflict when a leader contradicts what was committed.
         """
-        raise NotImplementedError
+        self._engine.begin(self._clock())
+        for event in inbox:
+            self._take(event)
+        self._sync_received()  # BEFORE the tick: it counts this member's own entries as stored
+        self._engine.tick()
+        self._proposals.place()
+        self._engine.replicate()
+        self._sync_own()  # BEFORE anything leaves: votes, answers and entries speak of what is durable
+        return self._result()
 
     def wait_s(self) -> float:
         """Return how many seconds the next turn may be away if nothing happens until then."""
-        raise NotImplementedError
+        due_at = min(self._engine.due_at(), self._proposals.due_at())
+        now = self._clock()
+        return due_at - now + PAST_S if due_at > now else 0.0
 
     def peers(self) -> tuple[PeerStanding, ...]:
         """Return what is known of the other members, in the order of their names."""
-        raise NotImplementedError
+        return self._engine.peers()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received(sender, message):
+                if not self._engine.receive(sender, message):
+                    self._proposals.receive(sender, message)
+            case Connected(member):
+                self._engine.connected(member)
+            case Disconnected(member):
+                self._engine.disconnected(member)
+            case Proposed(token, payload):
+                self._proposals.take(token, payload)
+            case Forgotten(token):
+                self._proposals.forget(token)
+            case _:
+                assert_never(event)
+
+    def _sync_received(self) -> None:
+        if self._journal.staged:
+            crash_points.reach("P5")
+            self._journal.sync()
+            crash_points.reach("P6")
+
+    def _sync_own(self) -> None:
+        staged = self._journal.staged
+        if staged:
+            crash_points.reach("P3")
+        self._journal.sync()  # publishes how far entries are committed, even if nothing is staged
+        if staged:
+            crash_points.reach("P4")
+
+    def _result(self) -> Turn:
+        engine, committed_to = self._engine, self._journal.committed_to
+        if committed_to > self._told_to:
+            crash_points.reach("P7")
+            self._told_to = committed_to
+        outgoing, engine.outbox.queued = tuple(engine.outbox.queued), []
+        return Turn(
+            outgoing=outgoing,
+            committed_to=committed_to,
+            settled=self._proposals.take_settled(),
+            role=engine.role,
+            term=engine.term,
+            leader=engine.leader,
+        )

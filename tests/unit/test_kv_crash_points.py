@@ -38,7 +38,7 @@ def test_every_point_is_reached_in_exactly_the_file_that_the_table_names() -> No
 
 
 def test_the_points_are_those_of_the_failure_catalogue() -> None:
-    updates = [1, 2, *range(8, 15)]
+    updates = range(1, 15)
     expected = [f"P{n}" for n in updates] + [f"S{n}" for n in range(1, 7)] + [f"V{n}" for n in range(1, 6)]
     assert list(crash_points.POINTS) == expected
 
@@ -68,7 +68,7 @@ def test_what_must_come_before_the_end_is_done_only_then() -> None:
     assert done == [2]
 
 
-@pytest.mark.parametrize("text", ["P3", "p11", "P11:", "P11:0", "P11:-1", "P11:x", "P11:1:2", ":1", " "])
+@pytest.mark.parametrize("text", ["P15", "p11", "P11:", "P11:0", "P11:-1", "P11:x", "P11:1:2", ":1", " "])
 def test_what_names_no_point_is_refused_with_the_names_there_are(text: str) -> None:
-    with pytest.raises(ValueError, match="P1, P2, P8"):
+    with pytest.raises(ValueError, match="P1, P2, P3"):
         crash_points.arm(text, end)

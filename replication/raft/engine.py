@@ -1,0 +1,394 @@
+"""One member's Raft: pysyncobj's elections, log matching and commit rule, and around them what they lack.
+
+From the parent: who may be voted for, counting votes, whether a leader's entries fit, what is committed, when
+a leader without a majority gives up. Ours: pre-vote, nobody disturbs a leader that is heard, answers carry
+their term and count once, the commit index reaches no further than what was shown to match, sending is
+bounded, refusals say where to go on. docs/adr/0007 has the reasons.
+
+Names of the parent are private to it: `self._SyncObj__raftLog` is its `self.__raftLog`. Where such a method
+is defined here it replaces the parent's, which calls it by that name. Nothing here waits, sends or syncs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from replication.raft import core
+from replication.raft.events import Chance, PeerStanding, Role, Timing
+from replication.raft.journal import Journal
+from replication.raft.messages import (
+    APPLICATION,
+    BATCH_BYTES_MAX,
+    BATCH_ENTRIES_MAX,
+    Entry,
+    Message,
+    batch_bytes,
+)
+from replication.raft.progress import Progress
+
+LONG_AGO = float("-inf")
+ROLES = {core.FOLLOWER: Role.FOLLOWER, core.CANDIDATE: Role.CANDIDATE, core.LEADER: Role.LEADER}
+
+
+class Engine(core.CORE.SyncObj):  # type: ignore[misc,name-defined]  # untyped parent
+    """begin() each turn; receive(), connected(), disconnected(); tick(); append(); replicate()."""
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        members: Sequence[str],
+        journal: Journal,
+        chance: Chance,
+        timing: Timing,
+        now: float,
+    ) -> None:
+        """Raises EngineUnfit; ValueError when the member is not among the members, or one is there twice."""
+        core.self_test()
+        if member not in members or len(set(members)) != len(members):
+            raise ValueError("a member is one of the members, which are distinct")
+        self.member = member
+        self.begin(now)
+        self._journal = journal
+        self._chance = chance
+        self._timing = timing
+        self.outbox = core.Outbox()
+        self._nodes = {name: core.Member(name, place) for place, name in enumerate(sorted(members))}
+        self._progress = {name: Progress() for name in sorted(members) if name != member}
+        self._announced = (0, 0)  # last and commit index of which all followers were sent word
+        self._answering = 0  # prevLogIdx of the append_entries that is being answered
+        self._leader_heard = LONG_AGO
+        self._pre_votes: set[str] = set()
+        self._may_run = False  # a majority would vote for this member: the next tick may begin an election
+        self._votes: set[tuple[int, str]] = set()  # term, voter
+        settings = core.settings(journal, timing, self._on_state_changed)
+        others = [self._nodes[name] for name in self._progress]
+        super().__init__(self._nodes[member], others, settings, transport=self.outbox)
+        core.check_fields(self)
+        self._SyncObj__raftLastApplied = journal.commit
+        if not others:
+            self._SyncObj__raftElectionDeadline = LONG_AGO
+
+    # The turn.
+
+    def begin(self, now: float) -> None:
+        """Begin a turn at the time `now`, in seconds of a clock that never goes back."""
+        self.now = now
+        core.now_s.set(now)
+        self._batches: dict[int, tuple[Entry, ...]] = {}  # what was read for one follower serves all
+
+    def receive(self, sender: str, message: Message) -> bool:
+        """Take in a message that was checked; False when it is none of the engine's.
+
+        Raises JournalConflict when it cannot be true.
+        """
+        progress, handle = self._progress.get(sender), HANDLERS.get(message["type"])
+        if progress is None:
+            return True
+        progress.heard = self.now
+        if handle is not None:
+            handle(self, self._nodes[sender], message)
+        return handle is not None
+
+    def connected(self, member: str) -> None:
+        """Take in that messages to a member reach it from now on; what was on the way is lost."""
+        if member in self._progress:
+            self.outbox.reached.add(member)
+            self._SyncObj__onNodeConnected(self._nodes[member])
+            self._restart(member, probing=True)
+
+    def disconnected(self, member: str) -> None:
+        """Take in that messages to a member are lost from now on. That of a leader is probably dead."""
+        if member in self._progress:
+            self.outbox.reached.discard(member)
+            self._SyncObj__onNodeDisconnected(self._nodes[member])
+            self._restart(member, probing=True)
+            if member == self.leader:
+                self._leader_heard = LONG_AGO
+                self._hurry_election()
+
+    def tick(self) -> None:
+        """Let time pass: commit what a majority has, ask for votes, send heartbeats."""
+        if not self.leads and not self._may_run and self._SyncObj__raftElectionDeadline < self.now:
+            self._ask_for_pre_votes()
+        self._onTick(0.0)
+        if self._may_run:
+            self._pre_votes, self._may_run = set(), False
+
+    def append(self, payloads: Sequence[bytes]) -> int:
+        """Append entries of the application, as the leader; return Raft's index of the first."""
+        term, first = self.term, self._journal.last + 1
+        for index, payload in enumerate(payloads, first):
+            self._journal.append(APPLICATION + payload, index, term)
+        return first
+
+    def replicate(self) -> None:
+        """Send followers what is new for them."""
+        if not self.leads:
+            return
+        newest = self._journal.last, self._journal.commit
+        for name, progress in self._progress.items():
+            if progress.due or newest != self._announced:
+                self._send_entries(name, progress)
+        self._announced = newest
+
+    def send(self, member: str, message: Message) -> None:
+        """Queue a message to a member."""
+        self.outbox.send(self._nodes[member], message)
+
+    # How it stands.
+
+    @property
+    def leads(self) -> bool:
+        """Whether this member believes to be the leader."""
+        return bool(self._SyncObj__raftState == core.LEADER)
+
+    @property
+    def role(self) -> Role:
+        """What this member is in its term."""
+        return ROLES[self._SyncObj__raftState]
+
+    @property
+    def term(self) -> int:
+        """The newest term this member knows of."""
+        return int(self._SyncObj__raftCurrentTerm)
+
+    @property
+    def leader(self) -> str | None:
+        """The leader of the term, as far as this member knows."""
+        node = self._SyncObj__raftLeader
+        return None if node is None else str(node.id)
+
+    @property
+    def reachable_leader(self) -> str | None:
+        """The leader of the term, if it is this member or proposals can be sent to it."""
+        return self.leader if self.leads or self.leader in self.outbox.reached else None
+
+    def due_at(self) -> float:
+        """Return the time at which the next tick is wanted."""
+        if not self.leads:
+            return float(self._SyncObj__raftElectionDeadline)
+        unsettled = not self._progress and self._journal.commit < self._journal.last
+        return self.now if unsettled else float(self._SyncObj__newAppendEntriesTime)
+
+    def peers(self) -> tuple[PeerStanding, ...]:
+        """Return what is known of the other members, in the order of their names."""
+        return tuple(self._standing(name, progress) for name, progress in self._progress.items())
+
+    def _standing(self, name: str, progress: Progress) -> PeerStanding:
+        match = self._SyncObj__raftMatchIndex.get(self._nodes[name], 0) if self.leads else 0
+        return PeerStanding(
+            member=name,
+            connected=name in self.outbox.reached,
+            heard_s=None if progress.heard is None else max(0.0, self.now - progress.heard),
+            matched_to=self._journal.application(match) if match else None,
+        )
+
+    # Elections.
+
+    def _is_majority(self, count: int) -> bool:
+        return 2 * count > len(self._nodes)
+
+    def _hears_leader(self) -> bool:
+        """Tell whether a leader was heard so lately that nobody should be helped to replace it."""
+        return self.leads or self.now - self._leader_heard < self._timing.election_min_s / 2
+
+    def _last_log(self) -> dict[str, int]:
+        last = self._journal.last
+        return {"last_log_index": last, "last_log_term": self._journal.term_at(last)}
+
+    def _is_behind(self, message: Message) -> bool:
+        mine = self._last_log()
+        return _log_order(message) < _log_order(mine)
+
+    def _ask_for_pre_votes(self) -> None:
+        """Ask whether others would vote, before a new term disturbs anybody."""
+        self._SyncObj__raftLeader = None
+        self._SyncObj__raftElectionDeadline = self.now + self._SyncObj__generateRaftTimeout()
+        self._pre_votes = set()
+        for name in self._progress:
+            self.send(name, {"type": "pre_vote", "term": self.term + 1, **self._last_log()})
+        self._count_pre_vote(self.member)
+
+    def _count_pre_vote(self, voter: str) -> None:
+        self._pre_votes.add(voter)
+        if self._is_majority(len(self._pre_votes)):
+            self._may_run = True
+            self._SyncObj__raftElectionDeadline = LONG_AGO
+
+    def _take_pre_vote(self, sender: core.Member, message: Message) -> None:
+        if message["term"] <= self.term:
+            self.tell_higher_term(sender.id)
+        elif not self._hears_leader() and not self._is_behind(message):
+            self.send(sender.id, {"type": "pre_vote_ok", "term": message["term"]})
+
+    def _take_pre_vote_ok(self, sender: core.Member, message: Message) -> None:
+        asked = self._pre_votes and not self._may_run and not self.leads
+        if asked and message["term"] == self.term + 1:
+            self._count_pre_vote(sender.id)
+
+    def _take_request_vote(self, sender: core.Member, message: Message) -> None:
+        if message["term"] < self.term:
+            self.tell_higher_term(sender.id)
+        elif not self._hears_leader():
+            self._SyncObj__onMessageReceived(sender, message)
+
+    def _take_response_vote(self, sender: core.Member, message: Message) -> None:
+        vote = message["term"], str(sender.id)
+        if vote not in self._votes:  # the parent counts messages, not voters
+            self._votes = {known for known in self._votes if known[0] == self.term} | {vote}
+            self._SyncObj__onMessageReceived(sender, message)
+
+    def tell_higher_term(self, member: str) -> None:
+        """Tell a member that the term it speaks of is over."""
+        self.send(member, {"type": "higher_term", "term": self.term})
+
+    def _take_higher_term(self, sender: core.Member, message: Message) -> None:  # noqa: ARG002  # as all handlers
+        if message["term"] > self.term:
+            self._SyncObj__setCurrentTerm(message["term"], None)
+            self._SyncObj__setState(core.FOLLOWER)
+            self._SyncObj__raftLeader = None
+
+    def _hurry_election(self) -> None:
+        soon = self.now + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, soon)
+
+    def _on_state_changed(self, old: int, new: int) -> None:
+        self._pre_votes, self._may_run = set(), False
+        if old == core.LEADER and new != core.LEADER:
+            self._SyncObj__raftElectionDeadline = self.now + self._SyncObj__generateRaftTimeout()
+
+    # Following.
+
+    def _take_append_entries(self, sender: core.Member, message: Message) -> None:
+        if message["term"] < self.term:
+            self.tell_higher_term(sender.id)
+            return
+        if message["term"] == self.term and (self.leads or self.leader not in (None, sender.id)):
+            return  # a term has one leader; whoever says so is mistaken or lies
+        self._leader_heard = self.now
+        self._pre_votes, self._may_run = set(), False
+        self._answering = message["prevLogIdx"]
+        shown = message["prevLogIdx"] + len(message["entries"])
+        clamped = {**message, "commit_index": min(message["commit_index"], shown)}
+        self._SyncObj__onMessageReceived(sender, clamped)
+
+    # Leading.
+
+    def _take_next_node_idx(self, sender: core.Member, message: Message) -> None:
+        """Believe an answer to this leader's own messages; let the parent count it."""
+        if not self.leads or message["term"] != self.term:
+            return  # an answer to another leadership
+        if message["next_node_idx"] > self._journal.last + 1:
+            return
+        progress, match = self._progress[sender.id], self._SyncObj__raftMatchIndex[sender]
+        planned = self._SyncObj__raftNextIndex[sender]
+        if message["success"]:
+            self._SyncObj__onMessageReceived(sender, {**message, "reset": False})
+            # The parent would send again what is on the way already.
+            self._SyncObj__raftNextIndex[sender] = max(planned, message["next_node_idx"])
+            progress.acknowledged(message["next_node_idx"])
+            progress.due = planned <= self._journal.last and progress.may_send()
+            return
+        refused = message["prevLogIdx"]
+        self._SyncObj__lastResponseTime[sender] = self.now
+        if refused <= match or (progress.probing and refused != planned - 1):
+            return  # an answer to what was sent before we knew better
+        resumed = max(match + 1, min(message["next_node_idx"], refused))
+        self._SyncObj__onMessageReceived(sender, {**message, "next_node_idx": resumed})
+        progress.restart(probing=True)
+
+    def _restart(self, member: str, *, probing: bool) -> None:
+        """Send again, when asked, what was not acknowledged."""
+        node = self._nodes[member]
+        if self.leads and self._SyncObj__raftMatchIndex[node]:
+            self._SyncObj__raftNextIndex[node] = self._SyncObj__raftMatchIndex[node] + 1
+        self._progress[member].restart(probing=probing)
+
+    def _send_entries(self, member: str, progress: Progress) -> None:
+        """Send one follower what the window has room for, or else one empty message with the commit index."""
+        progress.due = False
+        node = self._nodes[member]
+        if member not in self.outbox.reached:
+            return
+        first = self._SyncObj__raftNextIndex[node]
+        sent = False
+        while first <= self._journal.last and progress.may_send():
+            entries = self._batch(first)
+            self._send_append(member, first - 1, entries)
+            first += len(entries)
+            progress.sent(first - 1, batch_bytes([entry[0] for entry in entries]))
+            sent = True
+        self._SyncObj__raftNextIndex[node] = first
+        if not sent:
+            self._send_append(member, first - 1, ())
+
+    def _send_append(self, member: str, previous: int, entries: tuple[Entry, ...]) -> None:
+        place = {"prevLogIdx": previous, "prevLogTerm": self._journal.term_at(previous), "entries": entries}
+        commit = {"term": self.term, "commit_index": self._journal.commit}
+        self.send(member, {"type": "append_entries", **commit, **place})
+
+    def _batch(self, first: int) -> tuple[Entry, ...]:
+        batch = self._batches.get(first)
+        if batch is None:
+            batch = self._journal.batch(first, BATCH_ENTRIES_MAX, BATCH_BYTES_MAX)
+            self._batches[first] = batch
+        return batch
+
+    # In place of the parent's methods of these names.
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
+        """As timed, or half of it when there is no leader to be patient with."""
+        low, high = self._timing.election_min_s, self._timing.election_max_s
+        timeout = low + (high - low) * self._chance.random()
+        return timeout if self._hears_leader() else timeout / 2
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        """Applying is the business of who reads the log."""
+        self._SyncObj__raftLastApplied = self._SyncObj__raftCommitIndex
+        return False
+
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        for progress in self._progress.values():
+            progress.restart(probing=False)
+        super()._SyncObj__onBecomeLeader()
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
+        """The heartbeat: a word to everybody, bounded."""
+        self._SyncObj__newAppendEntriesTime = self.now + self._timing.heartbeat_s
+        for name, progress in self._progress.items():
+            self._send_entries(name, progress)
+
+    def _SyncObj__sendNextNodeIdx(  # noqa: N802
+        self,
+        node: core.Member,
+        reset: bool = False,
+        nextNodeIdx: int | None = None,  # noqa: N803
+        success: bool = False,
+    ) -> None:
+        """Answer a leader. A contradiction is answered with what surely fits: all that is committed here."""
+        follows = self._journal.last + 1 if nextNodeIdx is None else nextNodeIdx
+        if reset and nextNodeIdx is not None:
+            follows = self._journal.commit + 1
+        answer = {"reset": reset, "success": success, "prevLogIdx": self._answering, "next_node_idx": follows}
+        self.send(node.id, {"type": "next_node_idx", "term": self.term, **answer})
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        """The log is kept whole."""
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        """Proposals come through append()."""
+
+
+def _log_order(log: Message) -> tuple[int, int]:
+    return log["last_log_term"], log["last_log_index"]
+
+
+HANDLERS: Mapping[str, Callable[[Any, Any, Message], None]] = {
+    "pre_vote": Engine._take_pre_vote,
+    "pre_vote_ok": Engine._take_pre_vote_ok,
+    "request_vote": Engine._take_request_vote,
+    "response_vote": Engine._take_response_vote,
+    "append_entries": Engine._take_append_entries,
+    "next_node_idx": Engine._take_next_node_idx,
+    "higher_term": Engine._take_higher_term,
+}
