@@ -1,0 +1,1 @@
+"""The replicated log over etcd: its order is etcd's, its bytes are kept here as well."""

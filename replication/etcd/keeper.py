@@ -1,0 +1,222 @@
+"""The thread that keeps house: the lease of the leader, reports, trimming, and an eye on etcd's space.
+
+Only what costs nothing when done twice is done by every replica; the rest is done by the one that leads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+
+import structlog
+from e2eks.etcd import api_pb2 as api
+
+from kv.interface import StorageError
+from replication.etcd.client import Compacted, EtcdClient, EtcdError
+from replication.etcd.copy import LogCopy
+from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, get, only, put, unchanged
+from replication.etcd.space import Advice, advise
+from replication.etcd.view import Surveyed, Timing, View
+
+LAGGING_S = 300.0  # a replica that restarts is back by then
+DELETES_AT_ONCE = 100  # etcd takes 128 operations in a transaction, unless told otherwise
+
+
+class Keeper:
+    """Call run() in a thread of its own."""
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        keyspace: Keyspace,
+        copy: LogCopy,
+        view: View,
+        *,
+        timing: Timing,
+        quota_bytes: int,
+    ) -> None:
+        """`quota_bytes`: of etcd's members, for those that do not tell it (before 3.6)."""
+        self._client = client
+        self._keys = keyspace
+        self._copy = copy
+        self._view = view
+        self._timing = timing
+        self._quota_bytes = quota_bytes
+        self._due = threading.Event()
+        self._stopping = False
+        self._lease = 0
+        self._held = False
+        self._reported = Report()
+        self._last: dict[str, float] = {}  # when each duty was done
+        self._logger = structlog.get_logger("etcd")
+
+    def wake(self) -> None:
+        """Look at everything now."""
+        self._due.set()
+
+    def stop(self) -> None:
+        """End run(), after giving up the lead."""
+        self._stopping = True
+        self._due.set()
+
+    def run(self) -> None:
+        """Keep house until told to stop. Raises StorageError."""
+        while not self._stopping:
+            self._due.clear()
+            try:
+                if self._view.attached.is_set():
+                    self._lead()
+                    self._report()
+                    if self._view.leads:
+                        self._trim()
+                if self._is_due("survey", self._timing.survey_s):
+                    self._survey()
+            except EtcdError as error:
+                self._logger.debug("etcd does not answer", why=str(error))
+            self._due.wait(self._timing.tick_s)
+        if self._held:
+            self._view.leader_until = 0.0
+            with contextlib.suppress(EtcdError):
+                self._client.revoke_lease(self._lease)
+
+    # Leading
+
+    def _lead(self) -> None:
+        """Keep the lease, and the lead if nobody else has it."""
+        sent = self._view.clock()  # BEFORE the call: etcd counts from a later moment
+        ttl_s = self._client.keep_lease(self._lease) if self._lease else 0
+        if not ttl_s:
+            self._held, self._view.leader_until = False, 0.0
+            self._lease = self._client.grant_lease(self._timing.lease_s)
+            ttl_s = self._timing.lease_s
+        self._held = self._holds()
+        self._view.leader_until = sent + ttl_s if self._held else 0.0
+
+    def _holds(self) -> bool:
+        """Take the lead if it is free; tell whether it is ours."""
+        key, own = self._keys.leader, self._view.member
+        answer = self._client.txn(
+            api.TxnRequest(
+                compare=[unchanged(key, 0)],
+                success=[put(key, own.encode(), self._lease)],
+                failure=[get(key)],
+            )
+        )
+        if answer.succeeded:
+            self._logger.info("this replica leads")
+            return True
+        holder = only(answer.responses[0])
+        return holder is not None and holder.lease == self._lease
+
+    # What all have stored
+
+    def _report(self) -> None:
+        """Tell the others how far this replica has stored the log, when it is news."""
+        cursor, reported = self._copy.cursor, self._reported
+        many = cursor.index >= reported.index + self._timing.trim_entries
+        if cursor.index > reported.index and (many or self._is_due("report", self._timing.report_s)):
+            row = put(self._keys.report(self._view.member), cursor.encode())
+            self._client.txn(api.TxnRequest(success=[row]))
+            self._reported = cursor
+
+    def _trim(self) -> None:
+        """Delete from etcd what every replica has stored. The base row says so first."""
+        base = self._view.base
+        reports = [self._view.reports.get(name, (Report(), 0.0))[0] for name in base.replicas] if base else []
+        floor = min(reports, key=lambda report: (report.index, report.revision), default=None)
+        if base is None or floor is None or not base.index < floor.index <= self._copy.cursor.index:
+            return
+        if floor.index < base.index + self._timing.trim_entries and not self._is_due(
+            "trim", self._timing.trim_s
+        ):
+            return
+        if floor.link != self._copy.link_at(floor.index):
+            raise StorageError(f"another replica holds another order of the entries to {floor.index}")
+        raised = Base(floor.index, floor.link, floor.revision, base.replicas)
+        answer = self._client.txn(
+            api.TxnRequest(
+                compare=[unchanged(self._keys.base, self._view.base_revision)],
+                success=[put(self._keys.base, raised.encode())],
+            )
+        )
+        if answer.succeeded:
+            self._view.learn_base(raised, answer.header.revision)
+            deleted = self._delete_up_to(floor.revision)
+            self._forget_history(floor.revision)
+            self._logger.info("trimmed", log_index=floor.index, keys=deleted)
+
+    def _delete_up_to(self, revision: int) -> int:
+        """Delete all entries created up to `revision`: also what an earlier trimming did not come to."""
+        listing = every(self._keys.entries)
+        listing.keys_only, listing.max_create_revision = True, revision
+        keys = [row.key for row in self._client.range(listing).kvs]
+        for first in range(0, len(keys), DELETES_AT_ONCE):
+            ops = [delete(key) for key in keys[first : first + DELETES_AT_ONCE]]
+            self._client.txn(api.TxnRequest(success=ops))
+        return len(keys)
+
+    def _forget_history(self, revision: int) -> None:
+        with contextlib.suppress(Compacted):
+            self._client.compact_history(revision)
+
+    # Space
+
+    def _survey(self) -> None:
+        """Look at all members, say what is wrong, and make room."""
+        members = [self._surveyed(endpoint) for endpoint in self._client.endpoints]
+        raised: list[api.AlarmMember] = []
+        with contextlib.suppress(EtcdError):
+            raised = [alarm for alarm in self._client.alarms() if alarm.alarm == api.NOSPACE]
+        advice = advise(members, no_space=bool(raised))
+        self._view.full = advice.full
+        warnings = (*advice.warnings, *self._lagging())
+        for warning in sorted({*warnings} - {*self._view.warnings}):
+            self._logger.warning("etcd needs attention", what=warning)
+        self._view.warnings = warnings
+        if self._view.leads or (raised and not self._view.leader_name):  # without space there are no leases
+            self._make_room(advice, raised)
+
+    def _surveyed(self, endpoint: str) -> Surveyed:
+        try:
+            status = self._client.status(endpoint)
+        except EtcdError as error:
+            return Surveyed(endpoint, problem=str(error))
+        return Surveyed(
+            endpoint,
+            version=status.version,
+            size=status.dbSize,
+            size_in_use=status.dbSizeInUse,
+            quota=status.dbSizeQuota or self._quota_bytes,
+        )
+
+    def _make_room(self, advice: Advice, alarms: Sequence[api.AlarmMember]) -> None:
+        base = self._view.base
+        if alarms and base is not None:
+            self._forget_history(base.revision)
+        if advice.defragment:
+            self._logger.warning("defragmenting a member of etcd", endpoint=advice.defragment)
+            self._client.defragment(advice.defragment)
+        if advice.disarm:
+            for alarm in alarms:
+                self._client.disarm(alarm)
+            self._logger.warning("there is room again: etcd's alarm is taken back")
+
+    def _lagging(self) -> list[str]:
+        """Name the replicas for which entries have to stay in etcd for long."""
+        base, now = self._view.base, self._view.clock()
+        sentences = []
+        for name in () if base is None else base.replicas:
+            report, heard = self._view.reports.get(name, (Report(), 0.0))
+            if report.index < self._reported.index and now - heard > LAGGING_S:
+                sentences.append(
+                    f"replica {name} has stored nothing since entry {report.index}: etcd fills up"
+                )
+        return sentences
+
+    def _is_due(self, duty: str, every_s: float) -> bool:
+        now = self._view.clock()
+        if now - self._last.get(duty, -every_s) < every_s:
+            return False
+        self._last[duty] = now
+        return True
