@@ -126,9 +126,9 @@ class Cluster:
             assert self.leaders.setdefault(turn.term, name) == name, "two leaders in one term"
         for receiver, message in turn.outgoing:
             check_message(message)
-            queue = self.links.get((name, receiver))
-            if queue is not None and self.keep(name, receiver, message):
-                queue.append(message)
+            link = self.links.get((name, receiver))
+            if link is not None and self.keep(name, receiver, message):
+                link.append(message)
         return turn
 
     def step(self) -> None:
