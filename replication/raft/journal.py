@@ -217,15 +217,19 @@ class Journal:
 
     def _entries(self, lo: int, hi: int) -> Iterator[Entry]:
         """Iterate over the entries lo <= index < hi, which exist; from memory as far as possible."""
-        for index in range(lo, hi):
+        index = lo
+        while index < hi:
             entry = self._cache.get(index)
             if entry is None:
-                break
-            yield entry
-        else:
-            return
-        for place, row in read_rows(self._store, index, hi):
-            yield row.command, place, row.term
+                # Only up to where memory begins: what follows may not be on the disk yet.
+                stop = min(hi, max(index + 1, self._cached_from))
+                yield from (
+                    (row.command, place, row.term) for place, row in read_rows(self._store, index, stop)
+                )
+                index = stop
+            else:
+                yield entry
+                index += 1
 
     def _truncate(self, index: int) -> None:
         """Stage the removal of all entries from Raft's `index` on."""

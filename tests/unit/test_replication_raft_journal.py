@@ -176,6 +176,15 @@ def test_batches_for_followers_have_their_limits_too() -> None:
     assert journal.batch(journal.last + 1, 5, ALL) == ()
 
 
+def test_a_batch_may_begin_on_the_disk_and_end_with_what_is_not_there_yet() -> None:
+    disk = MemoryDisk()
+    filled(opened(disk), [b"1", b"2"]).close()
+    journal = opened(disk)
+    journal.set_vote(2, None)
+    journal.append(NO_OP, 5, 2)
+    assert [entry[1] for entry in journal.batch(2, 99, ALL)] == [2, 3, 4, 5]
+
+
 def test_memory_stays_bounded_however_long_the_log() -> None:
     journal = opened(cache_bytes=100_000)
     for _ in range(50):
