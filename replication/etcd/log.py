@@ -255,11 +255,12 @@ class EtcdLog:
         self._store.close()
 
     def _end_threads(self) -> None:
+        leads = self._view.leads
         self._ending.set()
         self._sender.stop()
         self._keeper.stop()
         for thread in self._threads:
-            if thread.name == "etcd-keeper":  # it gives up the lead, over the client
+            if leads and thread.name == "etcd-keeper":  # it gives up the lead, over the client
                 thread.join(CALL_S)
         self._client.close()
         for thread in self._threads:

@@ -26,7 +26,7 @@ class EtcdMembers:
         self._folder = folder
         self._flags = flags
         self.names = tuple(f"e{number}" for number in range(1, count + 1))
-        self._clients = {name: free_port() for name in self.names}
+        self.ports = {name: free_port() for name in self.names}
         self._peers = {name: free_port() for name in self.names}
         self._authority = PeersAuthority(folder / "tls")
         self._own = self._authority.member(HOST)
@@ -36,7 +36,7 @@ class EtcdMembers:
     def endpoints(self, first: str | None = None) -> list[str]:
         """The addresses of all, `first` before the others."""
         names = sorted(self.names, key=lambda name: name != first)
-        return [f"https://{HOST}:{self._clients[name]}" for name in names]
+        return [f"https://{HOST}:{self.ports[name]}" for name in names]
 
     def stranger(self) -> PeerTls:
         """Files with a certificate of another authority, which believe this one."""
@@ -113,8 +113,8 @@ class EtcdMembers:
             "etcd",
             f"--name={name}",
             f"--data-dir={self._folder / name}",
-            f"--listen-client-urls=https://127.0.0.1:{self._clients[name]}",
-            f"--advertise-client-urls=https://{HOST}:{self._clients[name]}",
+            f"--listen-client-urls=https://127.0.0.1:{self.ports[name]}",
+            f"--advertise-client-urls=https://{HOST}:{self.ports[name]}",
             f"--listen-peer-urls=https://127.0.0.1:{peers[name]}",
             f"--initial-advertise-peer-urls=https://{HOST}:{peers[name]}",
             "--initial-cluster=" + ",".join(f"{each}=https://{HOST}:{peers[each]}" for each in self.names),
