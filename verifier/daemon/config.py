@@ -49,6 +49,19 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compare_interval_ms: int = 30_000
 
 
+# Two full write buffers of the database: what opening it may have to write.
+BALLAST_BYTES = 32 * 1024 * 1024
+# Well above the ballast: a message that is being replayed must still fit, and so must a compaction.
+MIN_FREE_BYTES = 128 * 1024 * 1024
+
+
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Below which free space nothing is followed, and how much is kept in reserve to start at all."""
+
+    min_free_bytes: int = MIN_FREE_BYTES
+    ballast_bytes: int = BALLAST_BYTES
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int
     name: str
@@ -64,6 +77,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_grace_ms: int = 5_000
     tls: _Tls = _Tls()
     times: Times = Times()
+    storage: Storage = Storage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ class Config:
     tls_certificate: Path
     tls_key: Path
     times: Times
+    storage: Storage
 
 
 def load_config(path: Path) -> Config:
@@ -111,6 +126,9 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{place}: every time is at least 1 ms")
     if not 0 <= file.stop_grace_ms <= limits.DAY_MS:
         raise ConfigError(f"{place}: stop_grace_ms is at least 0 and at most a day")
+    if not 0 <= file.storage.ballast_bytes < file.storage.min_free_bytes:
+        what = "storage.ballast_bytes is at least 0, which is none, and less than min_free_bytes"
+        raise ConfigError(f"{place}: {what}, or giving up the ballast would fill the disk")
     return Config(
         path=place,
         name=file.name,
@@ -129,6 +147,7 @@ def load_config(path: Path) -> Config:
         tls_certificate=folder / file.tls.certificate,
         tls_key=folder / file.tls.key,
         times=file.times,
+        storage=file.storage,
     )
 
 

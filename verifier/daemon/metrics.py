@@ -33,6 +33,7 @@ GAUGES: Mapping[str, tuple[str, float, str]] = {
         "Issue time of the newest epoch replayed, Unix time.",
     ),
     "e2eks_verifier_last_message_seconds": ("last_message_ms", 0.001, "Last message of a stream, Unix time."),
+    "e2eks_free_bytes": ("free_bytes", 1, "Bytes left on the fullest disk this verifier writes to."),
     "e2eks_tls_certificate_not_after_seconds": (
         "certificate_end_ms",
         0.001,

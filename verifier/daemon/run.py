@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kv import crash_points
+from kv.free_space import Ballast, Watermark, advised
 from kv.interface import StorageError, Store
 from verifier.crypto import signatures
 from verifier.daemon import metrics
@@ -148,20 +149,24 @@ def serve(config: Config) -> None:
     refuse_while_evidence_is_kept(config.evidence)
     seed = read_secret(config.key, "key")
     public_key, key_id = check_key(config.realm, seed)
+    ballast = Ballast(config.data, config.storage.ballast_bytes)
     with ExitStack() as stack:
-        register: SignOnceRegister = open_register(config.sign_once_register, key_id)
+        register: SignOnceRegister = ballast.unless_full(
+            lambda: open_register(config.sign_once_register, key_id)
+        )
         stack.callback(register.close)
-        store = open_database(config.data, config.realm, key_id)
+        store = ballast.unless_full(lambda: open_database(config.data, config.realm, key_id))
         stack.callback(store.close)
         check_register(store, config.realm, register)
         tls = OwnTls(config)
         tls.warn()
-        parts = _parts(config, store, Outbox(store, register, seed, key_id, unix_ms), key_id, tls)
+        outbox = Outbox(store, register, seed, key_id, unix_ms)
+        parts = _parts(config, store, outbox, key_id, tls, ballast)
         stack.enter_context(_front(config, store, tls))
         log.info("started", verifier=config.name, realm=config.realm.name, public_key=public_key.hex())
         failure: Exception | None = trio.run(_outcome, Daemon(parts), config, tls)
     if failure is not None:
-        raise failure
+        raise advised(failure)
 
 
 def check_files(config: Config) -> list[str]:
@@ -223,10 +228,13 @@ async def _measure(config: Config, daemon: Daemon, ending: trio.CancelScope) -> 
         raise
 
 
-def _parts(config: Config, store: Store, outbox: Outbox, key_id: bytes, tls: OwnTls) -> Parts:
+def _parts(
+    config: Config, store: Store, outbox: Outbox, key_id: bytes, tls: OwnTls, ballast: Ballast
+) -> Parts:
     credentials = tls.renewable
     others = [v for v in config.realm.verifiers if v.address and v.key_id != key_id]
     timeout_s = config.times.push_timeout_ms / 1000
+    folders = (config.data, config.sign_once_register.parent)
     return Parts(
         realm=config.realm,
         store=store,
@@ -240,6 +248,7 @@ def _parts(config: Config, store: Store, outbox: Outbox, key_id: bytes, tls: Own
         peers=[Peer(v.name, v.address, credentials) for v in others],
         status=StatusFile(config.status, config.name),
         certificate_end_ms=lambda: tls.end_ms,
+        watermark=Watermark(folders, config.storage.min_free_bytes, ballast),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kv.free_space import is_full
 from verifier.errors import ConfigError
 from verifier.files import read_file, replace_unsynced
 
@@ -33,7 +34,22 @@ class StatusFile:
             return
         self._written, self._written_ms = dict(standing), now_ms
         status = {"schema": SCHEMA, "name": self._name, "updated_ms": now_ms, **standing}
-        replace_unsynced(self._path, json.dumps(status, indent=2, sort_keys=True).encode() + b"\n")
+        text = json.dumps(status, indent=2, sort_keys=True).encode() + b"\n"
+        try:
+            replace_unsynced(self._path, text)
+        except ConfigError as error:
+            if not is_full(error) or not self._overwrite(text):
+                raise
+
+    def _overwrite(self, text: bytes) -> bool:
+        """Where there is no room for a second file, there mostly is in the one that is there."""
+        try:
+            with self._path.open("r+b") as file:
+                file.write(text)
+                file.truncate()
+        except OSError:
+            return False
+        return True
 
 
 def read_status(path: Path, now_ms: int) -> dict[str, Any]:

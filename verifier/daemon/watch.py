@@ -24,6 +24,7 @@ import structlog
 import trio
 
 from kv import crash_points
+from kv.free_space import Watermark, is_full
 from kv.interface import StorageError, Store
 from verifier.daemon.config import Times
 from verifier.daemon.evidence import Evidence
@@ -32,11 +33,12 @@ from verifier.daemon.failures import CallRefused, Halted, Misbehaved, Unreachabl
 from verifier.daemon.outbox import GivenUp, Outbox, Waiting
 from verifier.daemon.ratified import compare
 from verifier.daemon.retry import Backoff
+from verifier.daemon.room import Room
 from verifier.daemon.state import State, load_state, newest_ratified, owed_epochs
 from verifier.daemon.status import StatusFile
 from verifier.daemon.step import Outcome, Upgrade, apply_message
 from verifier.daemon.transport import Peer
-from verifier.errors import E2eksError, Malformed, Reason
+from verifier.errors import ConfigError, E2eksError, Malformed, Reason
 from verifier.types import Realm
 
 DELIVER_AT_ONCE = 256  # owed epochs looked at in one pass
@@ -90,6 +92,7 @@ class Parts:
     peers: Sequence[Peer] = ()
     status: StatusFile | None = None
     certificate_end_ms: Callable[[], int] = lambda: 0  # when this verifier's TLS certificate ends
+    watermark: Watermark | None = None  # below it nothing is followed
 
 
 class Daemon:
@@ -100,6 +103,7 @@ class Daemon:
         self._realm = parts.realm
         self._store = parts.store
         self.state: State = load_state(parts.store, parts.realm)
+        self._room = Room(parts.watermark)
         self._writing = trio.Lock()  # a store has one writer at a time
         self._owed = trio.Event()  # set: the outbox has grown
         self._asked = False  # whether a keyserver has said what this key signed before
@@ -110,6 +114,7 @@ class Daemon:
     async def run(self) -> None:
         """Work until cancelled. Raises Halted, UpgradeNeeded, Quarantined, StorageError; never a group."""
         loops = [self._follow, self._deliver]
+        loops += [self._room.watch] if self._parts.watermark else []
         loops += [self._compare] if self._parts.peers else []
         loops += [self._report] if self._parts.status else []
         with self._stopping:
@@ -152,7 +157,7 @@ class Daemon:
     async def _keep(self, evidence: Evidence) -> Exception:
         kept = partial(keep_evidence, self._parts.evidence, self._realm, evidence, self._parts.clock())
         try:
-            path = await trio.to_thread.run_sync(kept)
+            path = await trio.to_thread.run_sync(self._room.even_if_full, kept)
         except (E2eksError, StorageError) as error:
             return error
         log.error("misbehaviour", kind=str(evidence.kind), what=evidence.what, evidence=str(path))
@@ -165,7 +170,8 @@ class Daemon:
         backoff = Backoff(times.retry_min_ms, times.retry_max_ms, self._parts.rng)
         for source in itertools.cycle(self._parts.sources):
             try:
-                await self._follow_one(source, backoff)
+                with await self._room.wait():
+                    await self._follow_one(source, backoff)
             except (Unreachable, CallRefused) as error:
                 log.warning("stream broke", keyserver=source.address, why=str(error))
             self._seen["following"] = ""
@@ -325,8 +331,14 @@ class Daemon:
             self._write_status(stopped=str(self._failure or "asked to"))
 
     def _write_status(self, **ended: str) -> None:
-        if self._parts.status is not None:
+        if self._parts.status is None:
+            return
+        try:
             self._parts.status.write(self.standing() | ended, self._parts.clock())
+        except ConfigError as error:
+            if not is_full(error):  # the file may be lost
+                raise
+            log.warning("status file not written", why=str(error))
 
     def standing(self) -> dict[str, Any]:
         """Where this verifier stands, for `verifier status`."""
@@ -342,5 +354,7 @@ class Daemon:
             "pending_updates": state.pending_updates,
             "ratified_epoch": ratified,
             "owed": len(owed_epochs(self._store, DELIVER_AT_ONCE)),
+            "free_bytes": self._room.free_bytes,
+            "not_following_because": self._room.short,
             **self._seen,
         }
