@@ -7,6 +7,7 @@ are derived anew from the rows; so a crash loses none, and start-up is not a spe
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -14,11 +15,12 @@ import trio
 
 from keyserver.config import Epochs
 from keyserver.machine import obligations
-from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, SignHead, Tick
+from keyserver.machine.commands import AdmitVerifier, AnnounceRules, Command, Delimiter, SignHead, Tick
 from keyserver.machine.obligations import (
     Facts,
     Obligation,
     OweAdmission,
+    OweAnnouncement,
     OweDelimiter,
     OweSignature,
     OweTick,
@@ -59,6 +61,7 @@ class Duties:
         self._clock = clock
         self._attempts = Attempts(epochs.retry_interval_ms, chance)
         self._admit = tuple(verifier.public_key for verifier in replica.machine.realm.verifiers)
+        self._due: tuple[int, int] | None = None  # (last epoch, when the next was first seen to be due)
         self._logger = structlog.get_logger("duties")
 
     async def run(self) -> None:
@@ -72,14 +75,7 @@ class Duties:
 
     async def pursue(self) -> None:
         """Propose what is owed now and was not tried too recently."""
-        facts = Facts(
-            now_ms=self._clock(),
-            replica=self._signer.key_id,
-            leader=self._log.leader_hint(),
-            max_epoch_interval_ms=self._epochs.max_interval_ms,
-            admit=self._admit,
-        )
-        replica = self._replica
+        facts, replica = self._facts(), self._replica
         owed = {
             duty_of(obligation): obligation
             for obligation in obligations.wanted(replica.store, replica.machine, replica.state, facts)
@@ -93,6 +89,22 @@ class Duties:
             except Refused as refusal:  # the log is behind: tried again like every other failure
                 self._logger.warning("duty postponed", duty=duty[0], reason=refusal.reason.value)
 
+    def _facts(self) -> Facts:
+        facts = Facts(
+            now_ms=self._clock(),
+            replica=self._signer.key_id,
+            leader=self._log.leader_hint(),
+            max_epoch_interval_ms=self._epochs.max_interval_ms,
+            admit=self._admit,
+        )
+        state = self._replica.state
+        if not obligations.is_due(state, facts):
+            self._due = None
+            return facts
+        if self._due is None or self._due[0] != state.epoch:
+            self._due = state.epoch, steady_ms()
+        return replace(facts, due_for_ms=steady_ms() - self._due[1])
+
     async def _command(self, obligation: Obligation) -> Command:
         match obligation:
             case OweSignature():
@@ -103,6 +115,8 @@ class Duties:
                 return Tick()
             case OweAdmission(public_key):
                 return AdmitVerifier(public_key)
+            case OweAnnouncement(rules):
+                return AnnounceRules(rules)
 
     def _sign(self, owed: OweSignature) -> SignHead:
         """Blocks on the sign-once register. Another head signed before puts this replica into quarantine."""
@@ -126,6 +140,9 @@ class Duties:
             waits.append(since + self._epochs.max_interval_ms - now_ms)
             if state.pending_updates:
                 waits.append(since + state.min_epoch_interval_ms - now_ms)
+        if self._due is not None and self._signer.key_id in state.policy.keys:
+            takeover_ms = self._due[1] + obligations.takeover_ms(state, self._signer.key_id)
+            waits.append(takeover_ms - steady_ms())
         # What is due already was proposed just now, and waits for its retry.
         ahead = [wait for wait in waits if wait > 0]
         retry_ms = self._attempts.next_ms()
@@ -150,3 +167,5 @@ def duty_of(obligation: Obligation) -> Duty:
             return "tick", 0
         case OweAdmission(public_key):
             return "admission", public_key
+        case OweAnnouncement(rules):
+            return "rules", rules

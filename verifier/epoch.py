@@ -8,14 +8,14 @@ its verifiers refuse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from e2eks.v1 import types_pb2 as pb
 
-from verifier import encoding, limits, policy
+from verifier import encoding, limits, policy, replica_set
 from verifier.crypto import hashing, signatures
-from verifier.errors import VerificationError
+from verifier.errors import Refused, VerificationError
 from verifier.types import AuthorizationPolicy, EpochHead, Realm, SignedHead
 
 
@@ -30,6 +30,7 @@ class Chain:
     head_hash: bytes
     issue_time_ms: int
     policy: AuthorizationPolicy
+    rules: int = 1  # of head `epoch`, and of the updates behind it
 
 
 def genesis_chain(realm: Realm) -> Chain:
@@ -58,8 +59,9 @@ def compose_head(
     provenance_root: bytes = bytes(limits.HASH_BYTES),
     provenance_size: int = 0,
     next_epoch_policy: AuthorizationPolicy | None = None,
+    rules: int | None = None,
 ) -> bytes:
-    """The exact bytes of the head that follows `chain`."""
+    """The exact bytes of the head that follows `chain`, of the chain's rules level unless another begins."""
     message = pb.EpochHead(
         realm=realm.name,
         epoch=chain.epoch + 1,
@@ -70,7 +72,7 @@ def compose_head(
         state_digest=state_digest,
         provenance_root=provenance_root,
         realm_hash=realm.hash,
-        rules=limits.RULES,
+        rules=chain.rules if rules is None else rules,
         provenance_size=provenance_size,
     )
     if next_epoch_policy is not None:
@@ -84,7 +86,7 @@ def check_realm(realm: Realm, head: EpochHead) -> None:
         raise VerificationError("realm", "the head names another realm")
     if head.realm_hash != realm.hash:
         raise VerificationError("realm", "the head's realm hash differs from the configuration's")
-    if head.rules != limits.RULES:
+    if not 1 <= head.rules <= limits.RULES:
         what = f"the head follows rules level {head.rules}, this version knows {limits.RULES}: upgrade"
         raise VerificationError("rules", what)
 
@@ -109,6 +111,10 @@ def check_head(
             raise VerificationError("head", f"{name} of head {head.epoch} differs from the replayed one")
     if head.issue_time_ms <= chain.issue_time_ms:
         raise VerificationError("head", f"head {head.epoch} was not issued after its predecessor")
+    if head.rules - chain.rules not in (0, 1):
+        raise VerificationError("rules", f"head {head.epoch} does not continue rules level {chain.rules}")
+    if head.next_epoch_policy is not None:
+        check_policy_change(chain.policy, head.next_epoch_policy)
     return follow(chain, head)
 
 
@@ -120,7 +126,16 @@ def follow(chain: Chain, head: EpochHead) -> Chain:
         head_hash=head.hash,
         issue_time_ms=head.issue_time_ms,
         policy=head.next_epoch_policy or chain.policy,
+        rules=head.rules,
     )
+
+
+def check_policy_change(law: AuthorizationPolicy, new: AuthorizationPolicy) -> None:
+    """Raises VerificationError unless the replica set law lets `new` follow `law`."""
+    try:
+        replica_set.check_change(law, new)
+    except Refused as refusal:
+        raise VerificationError("policy", refusal.what) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +181,20 @@ def signers(
                     failed.add(key_id)
     failed -= valid_replicas | valid_verifiers.keys()
     return Signers(frozenset(valid_replicas), valid_verifiers, frozenset(failed))
+
+
+def signing_keys(law: AuthorizationPolicy, head: EpochHead) -> Mapping[bytes, bytes]:
+    """Whose signatures head n needs: the keys of P(n) and, if it changes the policy, those of P(n+1)."""
+    change = head.next_epoch_policy
+    return law.keys if change is None else {**law.keys, **change.keys}
+
+
+def has_majority(law: AuthorizationPolicy, head: EpochHead, signers: Collection[bytes]) -> bool:
+    """Whether these signers satisfy P(n), and a majority of the new keys if the head changes the policy."""
+    change = head.next_epoch_policy
+    if not policy.satisfied(law.quorum, signers):
+        return False
+    return change is None or policy.satisfied(policy.majority(tuple(change.keys)), signers)
 
 
 def check_majority(law: AuthorizationPolicy, head: SignedHead) -> None:

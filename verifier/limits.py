@@ -32,6 +32,7 @@ HISTORY_PATH = 128  # two audit paths of 64 levels
 LOG_ENTRY_BYTES = 1024 * 1024
 COMMANDS_PER_ENTRY = 1024  # empty commands are cheap to send and dear to apply
 ENDORSEMENTS = 64
+APPROVALS = VERIFICATION_POLICY_KEYS + 1  # of a replica set change: all present keys and the added one
 VERIFIER_STEPS_BYTES = 1024 * 1024  # one streamed message
 VERIFIERS = 64
 

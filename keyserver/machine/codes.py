@@ -52,7 +52,7 @@ class Code(IntEnum):
     # Whole entries.
     BAD_ENVELOPE = 64  # not a log entry in its deterministic encoding, or beyond a limit
     WRONG_RULES = 65
-    UNKNOWN_REPLICA = 66  # not a key of P(epoch + 1)
+    UNKNOWN_REPLICA = 66  # not a key of P(epoch + 1), nor one that leaves and still owes its signature
     BAD_SIGNATURE = 67  # also of one head or ratification
     DELIMITER_NOT_ALONE = 68
     # Single commands.
@@ -62,8 +62,11 @@ class Code(IntEnum):
     DELIMITER_DRIFT = 72  # too far from the log's time
     HEAD_MISMATCH = 73
     DUPLICATE = 74  # the first of its kind stands; the command asks for nothing more
-    KEY_IN_USE = 75  # a verifier's key is a replica's
+    KEY_IN_USE = 75  # a verifier's key is a replica's, or the other way round
     TOO_MANY_VERIFIERS = 76
+    CHANGE_UNLAWFUL = 77  # of replicas: not one key added, removed or replaced, or no majority of its keys
+    CHANGE_OUTDATED = 78  # made for another policy than the present one, or its time has passed
+    CHANGE_PENDING = 79  # another one takes effect at the next delimiter
 
 
 CODE_OF: Final = {reason: Code[reason.value] for reason in Reason}
@@ -72,6 +75,8 @@ _REASON_OF: Final = {code: reason for reason, code in CODE_OF.items()} | {
     Code.BAD_SIGNATURE: Reason.NOT_AUTHORIZED,
     Code.KEY_IN_USE: Reason.NOT_AUTHORIZED,
     Code.UNKNOWN_REPLICA: Reason.NOT_AUTHORIZED,
+    Code.CHANGE_OUTDATED: Reason.VERSION_MISMATCH,
+    Code.CHANGE_PENDING: Reason.EPOCH_PENDING,
     Code.DELIMITER_EARLY: Reason.EPOCH_PENDING,
     Code.DELIMITER_EPOCH: Reason.NO_SUCH_EPOCH,
     Code.TOO_MANY_VERIFIERS: Reason.TOO_LARGE,

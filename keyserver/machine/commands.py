@@ -14,10 +14,11 @@ from e2eks.v1 import command_pb2 as pb
 from e2eks.v1 import types_pb2
 
 from keyserver.machine.codes import CODE_OF, Code
-from verifier import encoding, erasure, limits
+from verifier import encoding, erasure, limits, replica_set
 from verifier.crypto import hashing, signatures
 from verifier.encoding import at_most, canonical, exact
 from verifier.errors import Malformed
+from verifier.replica_set import ReplicaSetChange
 from verifier.types import Signature, SignedHead, SignedUpdate
 
 FORMAT = 1
@@ -88,13 +89,39 @@ class Erase:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeReplicas:
+    """Other replicas from the next delimiter on, and who approves."""
+
+    change: ReplicaSetChange
+    approvals: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceRules:
+    """The newest rules level that the proposing replica knows."""
+
+    rules: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """A command that does not decode, with the verdict on it."""
 
     code: Code
 
 
-Command = SubmitUpdate | Delimiter | SignHead | AddRatification | AdmitVerifier | Tick | Erase | Unreadable
+Command = (
+    SubmitUpdate
+    | Delimiter
+    | SignHead
+    | AddRatification
+    | AdmitVerifier
+    | Tick
+    | Erase
+    | ChangeReplicas
+    | AnnounceRules
+    | Unreadable
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +250,11 @@ def encode_command(command: Command) -> bytes:
             wire = pb.Command(tick=pb.Tick())
         case Erase():
             wire = pb.Command(erase=_erase_message(command))
+        case ChangeReplicas(change, approvals):
+            made = [types_pb2.Signature(key_id=s.key_id, signature=s.signature) for s in approvals]
+            wire = pb.Command(change_replicas=pb.ChangeReplicas(change=change.encoded, approvals=made))
+        case AnnounceRules(rules):
+            wire = pb.Command(announce_rules=pb.AnnounceRules(rules=rules))
         case Unreadable():
             raise ValueError("an unreadable command has no bytes")
     return canonical(wire)
@@ -318,6 +350,16 @@ def _erase_from(message: pb.Erase) -> Erase:
     )
 
 
+def _change_from(message: pb.ChangeReplicas) -> ChangeReplicas:
+    change = replica_set.decode_change(message.change)
+    made = [encoding.signature_from(s) for s in message.approvals]
+    return ChangeReplicas(change, replica_set.check_approvals(made))
+
+
+def _announcement_from(message: pb.AnnounceRules) -> AnnounceRules:
+    return AnnounceRules(message.rules)
+
+
 _DECODERS: Final[Mapping[str, Callable[[Any], Command]]] = {
     "submit_update": _submit_from,
     "delimiter": _delimiter_from,
@@ -326,6 +368,8 @@ _DECODERS: Final[Mapping[str, Callable[[Any], Command]]] = {
     "admit_verifier": _admit_from,
     "tick": _tick_from,
     "erase": _erase_from,
+    "change_replicas": _change_from,
+    "announce_rules": _announcement_from,
 }
 
 

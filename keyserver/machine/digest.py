@@ -9,17 +9,15 @@ GENESIS = bytes(32)  # D(0)
 REFUSED_ENTRY = b"\xff"  # no code of a command; the entry's code follows
 
 
-def next_digest(
-    previous: bytes, index: int, public: bytes, verdicts: bytes, writes: Mapping[bytes, bytes | None]
-) -> bytes:
-    """D(index) after the entry with this public part; `writes` are those to replicated tables only."""
+def next_digest(previous: bytes, index: int, public: bytes, verdicts: bytes, writes: bytes) -> bytes:
+    """D(index) after the entry with this public part; `writes`, encoded, are those to replicated tables."""
     return hashing.tagged(
         "e2eks/1/state",
         previous,
         index.to_bytes(8, "big"),
         hashing.sha256(public),
         verdicts,
-        hashing.sha256(encode_writes(writes)),
+        hashing.sha256(writes),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from e2eks.v1 import state_pb2 as pb
 
-from keyserver.machine import views
+from keyserver.machine import replicas, views
 from keyserver.machine.codes import Code, invariant
 from keyserver.machine.commands import Delimiter, SignHead
 from keyserver.machine.notices import (
@@ -19,15 +19,16 @@ from keyserver.machine.notices import (
     VerifierLogGrew,
 )
 from keyserver.machine.rows import decode_own_head, known_head_row, policy_of_epoch
-from keyserver.machine.state import ReplicaState
+from keyserver.machine.rules import level_after
+from keyserver.machine.state import ReplicaState, require_known
 from keyserver.machine.tables import Tables
 from keyserver.machine.turn import Answer, Done, Refusal, Turn, emit_head, emit_updates
 from keyserver.machine.updates import parked_updates
 from kv.keys import u64
-from verifier import limits, policy
+from verifier import limits
 from verifier.crypto import hashing, signatures
 from verifier.encoding import canonical
-from verifier.epoch import compose_head, replica_message
+from verifier.epoch import compose_head, has_majority, replica_message, signing_keys
 from verifier.merkle import history, tree
 from verifier.types import EpochHead
 
@@ -44,18 +45,26 @@ def delimiter(turn: Turn, command: Delimiter) -> Answer:
         return Code.DELIMITER_EARLY
     if abs(command.time_ms - turn.now_ms) > limits.DELIMITER_DRIFT_MS:
         return Code.DELIMITER_DRIFT
-    head = _compose(turn, command)
+    new = state.next_policy or state.policy
+    rules = level_after(turn.rows, state.rules, new.keys)
+    require_known(turn.machine, rules)
+    head = _compose(turn, command, rules)
+    if state.next_policy is not None:
+        replicas.take_effect(turn, command.epoch, new)
     after = replace(
         state,
         epoch=command.epoch,
         issue_time_ms=command.time_ms,
         head_hash=hashing.head_hash(head),
         pending_updates=0,
+        policy=new,
+        next_policy=None,
+        rules=rules,
     )
     return Done(after, (HeadComposed(command.epoch),))
 
 
-def _compose(turn: Turn, command: Delimiter) -> bytes:
+def _compose(turn: Turn, command: Delimiter, rules: int) -> bytes:
     """Write tree, head and history rows of the new epoch; return the exact bytes of its head."""
     rows, state = turn.rows, turn.state
     pending = list(rows.scan(*Tables.PENDING.span()))
@@ -71,6 +80,8 @@ def _compose(turn: Turn, command: Delimiter) -> bytes:
         issue_time_ms=command.time_ms,
         history_root=history.root(rows, Tables.HISTORY.prefix, state.epoch),
         state_digest=turn.position.digest,
+        next_epoch_policy=state.next_policy,
+        rules=rules,
     )
     nodes = history.append(rows, Tables.HISTORY.prefix, state.epoch, head)
     for key, _ in pending:
@@ -90,7 +101,7 @@ def sign_head(turn: Turn, command: SignHead) -> Answer:
         return Code.NO_SUCH_EPOCH
     head = decode_own_head(known_head_row(rows, command.epoch))
     law = policy_of_epoch(rows, turn.machine.realm.genesis_policy, command.epoch)
-    public_key = law.keys.get(key_id)
+    public_key = signing_keys(law, head).get(key_id)
     if public_key is None:
         return Code.NOT_AUTHORIZED
     if command.head_hash != head.hash:
@@ -105,7 +116,7 @@ def sign_head(turn: Turn, command: SignHead) -> Answer:
     rows.put(key, command.signature)
     added = RatificationAdded(command.epoch, key_id)
     signers = views.replica_signers(rows, command.epoch)
-    if command.epoch <= state.signed_epoch or not policy.satisfied(law.quorum, signers):
+    if command.epoch <= state.signed_epoch or not has_majority(law, head, signers):
         return Done(state, (added,))
     after = _publish(turn, head)
     return Done(after, (added, HeadSigned(head.epoch), VerifierLogGrew(after.verifier_log_size)))

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from keyserver.machine import views
 from keyserver.machine.codes import Halt
 from keyserver.machine.rows import known_head_row, policy_of_epoch
+from keyserver.machine.rules import announced
 from keyserver.machine.state import Machine, ReplicaState
 from keyserver.machine.tables import Tables
-from keyserver.machine.turn import log_time
+from keyserver.machine.turn import clock_of, log_time
 from kv.interface import Reader, StorageError
 from kv.keys import u64
 from verifier import limits
 from verifier.crypto import hashing
+from verifier.epoch import signing_keys
 
 # A head older than this is outside any client's freshness; signing it late helps nobody, and looking for it
 # costs.
 LATE_SIGNATURES = 16
+# The leader's delimiter is seen well within this, and its failure noticed; then the others begin, one by one.
+TAKEOVER_MS = 2_000
+TAKEOVER_RANK_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Facts:
     leader: bool
     max_epoch_interval_ms: int
     admit: tuple[bytes, ...] = ()
+    due_for_ms: int = 0  # how long this replica has seen the next epoch due, by a clock that never jumps
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,8 @@ class OweSignature:
 
 @dataclass(frozen=True, slots=True)
 class OweDelimiter:
-    """An epoch is due and this replica likely leads; propose with a fresh clock reading, this one or a
-    later.
+    """An epoch is due, and this replica likely leads, or whoever leads has let it pass; propose with a fresh
+    clock reading, this one or a later.
     """
 
     epoch: int
@@ -70,7 +76,14 @@ class OweAdmission:
     public_key: bytes
 
 
-Obligation = OweSignature | OweDelimiter | OweTick | OweAdmission
+@dataclass(frozen=True, slots=True)
+class OweAnnouncement:
+    """This version knows a rules level that the log does not know it to know."""
+
+    rules: int
+
+
+Obligation = OweSignature | OweDelimiter | OweTick | OweAdmission | OweAnnouncement
 
 
 def wanted(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) -> tuple[Obligation, ...]:
@@ -78,7 +91,12 @@ def wanted(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) 
     try:
         signatures = _signatures(reader, machine, state, facts.replica)
         admissions = _admissions(reader, state, facts)
-        return (*signatures, *_epoch(reader, state, facts), *admissions)
+        return (
+            *signatures,
+            *_epoch(reader, state, facts),
+            *admissions,
+            *_rules(reader, machine, state, facts),
+        )
     except StorageError as error:
         raise Halt(f"storage failed: {error}") from error
 
@@ -89,20 +107,32 @@ def _signatures(reader: Reader, machine: Machine, state: ReplicaState, replica: 
     for epoch in range(max(1, state.epoch - LATE_SIGNATURES + 1), state.epoch + 1):
         if reader.get(Tables.REPLICA_SIGNATURES.key(u64(epoch), replica)) is not None:
             continue
-        if replica in policy_of_epoch(reader, machine.realm.genesis_policy, epoch).keys:
+        head = views.head_at(reader, epoch)
+        if replica in signing_keys(policy_of_epoch(reader, machine.realm.genesis_policy, epoch), head):
             row = known_head_row(reader, epoch)
-            head = views.head_at(reader, epoch)
             owed.append(OweSignature(epoch, row.head, head.issue_time_ms, row.log_index, head.state_digest))
     return owed
 
 
 def _epoch(reader: Reader, state: ReplicaState, facts: Facts) -> list[Obligation]:
-    if facts.replica not in state.policy.keys or not is_due(state, facts):
+    """The delimiter, only where the step would accept its time: a replica whose clock is wrong proposes none,
+    and cannot stop the others. A Tick that stands ahead of the log's time already is not owed again.
+    """
+    replica, now_ms = facts.replica, facts.now_ms
+    if replica not in state.policy.keys or not is_due(state, facts):
         return []
-    if facts.leader:  # its delimiter's envelope carries its clock
-        return [OweDelimiter(state.epoch + 1, facts.now_ms)]
-    ahead_ms = facts.now_ms - log_time(reader, state.policy)
-    return [OweTick()] if ahead_ms > limits.TICK_AHEAD_MS else []
+    with_ours_ms = log_time(reader, state.policy, {replica: now_ms})
+    proposes = facts.leader or facts.due_for_ms >= takeover_ms(state, replica)
+    if proposes and abs(now_ms - with_ours_ms) <= limits.DELIMITER_DRIFT_MS:
+        return [OweDelimiter(state.epoch + 1, now_ms)]
+    log_ms = log_time(reader, state.policy)
+    behind = now_ms - log_ms > limits.TICK_AHEAD_MS and clock_of(reader, replica) <= log_ms
+    return [OweTick()] if behind else []
+
+
+def takeover_ms(state: ReplicaState, replica: bytes) -> int:
+    """How long this replica sees an epoch due before it ends it itself, whoever leads: each another time."""
+    return TAKEOVER_MS + TAKEOVER_RANK_MS * list(state.policy.keys).index(replica)
 
 
 def is_due(state: ReplicaState, facts: Facts) -> bool:
@@ -125,3 +155,9 @@ def _admissions(reader: Reader, state: ReplicaState, facts: Facts) -> list[Oblig
         if not done and listed + len(owed) < limits.VERIFIERS:
             owed.append(OweAdmission(public_key))
     return owed
+
+
+def _rules(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) -> list[Obligation]:
+    newest = max(machine.levels)
+    known = max(announced(reader, facts.replica), state.rules)
+    return [OweAnnouncement(newest)] if newest > known and facts.replica in state.policy.keys else []

@@ -51,7 +51,8 @@ def admit_verifier(turn: Turn, command: AdmitVerifier) -> Answer:
     """
     replicas = turn.state.policy.keys
     key_id = hashing.key_id(command.public_key)
-    if key_id in replicas:
+    coming = turn.state.next_policy.keys if turn.state.next_policy is not None else {}
+    if key_id in replicas or key_id in coming:
         return Code.KEY_IN_USE
     known = views.verifiers(turn.rows)
     row = known.get(key_id) or pb.VerifierRow(public_key=types_pb2.PublicKey(ed25519=command.public_key))

@@ -2,13 +2,16 @@
 row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from e2eks.v1 import state_pb2 as pb
+from e2eks.v1 import types_pb2
 
 from keyserver.machine import digest
 from keyserver.machine.codes import Halt, invariant
 from keyserver.machine.rows import decode_own_policy, parse_row
+from keyserver.machine.rules import LEVELS, Rules
 from keyserver.machine.tables import Tables
 from kv.interface import Reader, StorageError
 from verifier import encoding
@@ -20,11 +23,12 @@ from verifier.types import AuthorizationPolicy, Realm
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What all replicas of a realm are configured with alike. `min_epoch_interval_ms` is fixed with the
-    first entry.
+    first entry; `levels` are the rules levels that this version knows.
     """
 
     realm: Realm
     min_epoch_interval_ms: int
+    levels: Mapping[int, Rules] = field(default_factory=lambda: LEVELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,18 @@ class ReplicaState:
     parked_updates: int  # of those, the ones verifiers see only AFTER the newest head has its majority
     policy: AuthorizationPolicy
     min_epoch_interval_ms: int
+    next_policy: AuthorizationPolicy | None = None  # P(epoch + 2), accepted: the next head will carry it
+    rules: int = 1  # in force: of the newest head, and of the entries behind its delimiter
 
     @property
     def chain(self) -> Chain:
         """Where the history stands: what the next head must follow."""
         return Chain(
-            epoch=self.epoch, head_hash=self.head_hash, issue_time_ms=self.issue_time_ms, policy=self.policy
+            epoch=self.epoch,
+            head_hash=self.head_hash,
+            issue_time_ms=self.issue_time_ms,
+            policy=self.policy,
+            rules=self.rules,
         )
 
     @property
@@ -101,30 +111,46 @@ def load_state(reader: Reader, machine: Machine) -> ReplicaState:
         verifier_log_size=message.verifier_log_size,
         pending_updates=message.pending_updates,
         parked_updates=message.parked_updates,
-        policy=decode_own_policy(canonical(message.policy)),
+        policy=_policy(message.policy),
         min_epoch_interval_ms=message.min_epoch_interval_ms,
+        next_policy=_policy(message.next_policy) if message.HasField("next_policy") else None,
+        rules=message.rules or 1,
     )
+    require_known(machine, state.rules)
     invariant(state.signed_epoch in (state.epoch, state.epoch - 1), "at most one head awaits its majority")
     if state.epoch == 0:
         invariant(state.head_hash == machine.realm.hash, "the store belongs to this realm")
     return state
 
 
+def require_known(machine: Machine, rules: int) -> None:
+    """Raise Halt at a rules level that this version does not know."""
+    if rules not in machine.levels:
+        known = max(machine.levels)
+        raise Halt(f"the realm follows rules level {rules}, this version knows up to {known}: upgrade it")
+
+
 def encode_state(state: ReplicaState) -> bytes:
     """The row of the state."""
-    return canonical(
-        pb.MachineState(
-            epoch=state.epoch,
-            issue_time_ms=state.issue_time_ms,
-            head_hash=state.head_hash,
-            signed_epoch=state.signed_epoch,
-            verifier_log_size=state.verifier_log_size,
-            pending_updates=state.pending_updates,
-            parked_updates=state.parked_updates,
-            policy=encoding.policy_message(state.policy),
-            min_epoch_interval_ms=state.min_epoch_interval_ms,
-        )
+    message = pb.MachineState(
+        epoch=state.epoch,
+        issue_time_ms=state.issue_time_ms,
+        head_hash=state.head_hash,
+        signed_epoch=state.signed_epoch,
+        verifier_log_size=state.verifier_log_size,
+        pending_updates=state.pending_updates,
+        parked_updates=state.parked_updates,
+        policy=encoding.policy_message(state.policy),
+        min_epoch_interval_ms=state.min_epoch_interval_ms,
+        rules=0 if state.rules == 1 else state.rules,
     )
+    if state.next_policy is not None:
+        message.next_policy.CopyFrom(encoding.policy_message(state.next_policy))
+    return canonical(message)
+
+
+def _policy(message: types_pb2.AuthorizationPolicy) -> AuthorizationPolicy:
+    return decode_own_policy(canonical(message))
 
 
 def load_position(reader: Reader) -> Position:

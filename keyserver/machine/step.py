@@ -9,17 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from keyserver.machine import commands, digest, epochs, erasure, ratifications, updates
+from keyserver.machine import commands, digest, epochs, erasure, ratifications, replicas, updates
 from keyserver.machine.codes import Code, Halt, invariant
-from keyserver.machine.commands import Command, Delimiter, LogEntry
+from keyserver.machine.commands import Command, Delimiter, Envelope, LogEntry, SignHead
 from keyserver.machine.notices import CommandDecided, Notice
+from keyserver.machine.rows import policy_of_epoch
+from keyserver.machine.rules import Rules
 from keyserver.machine.state import Machine, Position, ReplicaState, encode_position, encode_state
 from keyserver.machine.tables import Tables
 from keyserver.machine.turn import Answer, Done, Refusal, Turn, log_time, raise_clock
 from kv.interface import Reader, StorageError
 from kv.overlay import Overlay
 from kv.tables import Kind
-from verifier import limits
 from verifier.crypto import signatures
 from verifier.errors import Malformed
 
@@ -79,12 +80,13 @@ def apply(
     invariant(index is None or index == after, f"entry {index} does not follow entry {position.index}")
     outcome = step(reader, machine, state, position, payload)
     public = commands.public_part(payload)
+    rules = machine.levels[state.rules]  # in force BEFORE the entry
     if isinstance(outcome, Reject):
-        reached = _position(position, public, digest.refused_verdict(outcome.code), {})
+        reached = _position(rules, position, public, digest.refused_verdict(outcome.code), {})
         writes: Writes = {**outcome.local_writes, Tables.APPLIED.key(): encode_position(reached)}
         return Outcome(state, reached, writes, verdicts=(outcome.code,), refused=True)
     verdicts = digest.applied_verdicts(outcome.verdicts)
-    reached = _position(position, public, verdicts, outcome.writes)
+    reached = _position(rules, position, public, verdicts, outcome.writes)
     writes = {
         **outcome.writes,
         **outcome.private_writes,
@@ -94,9 +96,9 @@ def apply(
     return Outcome(outcome.state, reached, writes, outcome.notices, outcome.verdicts)
 
 
-def _position(before: Position, public: bytes, verdicts: bytes, writes: Writes) -> Position:
-    index = before.index + 1
-    return Position(index, digest.next_digest(before.digest, index, public, verdicts, writes))
+def _position(rules: Rules, before: Position, public: bytes, verdicts: bytes, writes: Writes) -> Position:
+    index, encoded = before.index + 1, rules.encode_writes(writes)
+    return Position(index, digest.next_digest(before.digest, index, public, verdicts, encoded))
 
 
 def step(
@@ -107,20 +109,20 @@ def step(
         entry = commands.decode_log_entry(payload)
     except Malformed:
         return Reject(Code.BAD_ENVELOPE)
-    refused = _refuse_entry(machine, state, entry)
-    if refused is not None:
-        return Reject(refused, erasure.useless_parts(position.index + 1, payload, entry))
     try:
+        refused = _refuse_entry(reader, machine, state, entry)
+        if refused is not None:
+            return Reject(refused, erasure.useless_parts(position.index + 1, payload, entry))
         return _apply_commands(Overlay(reader), machine, state, position, entry, payload)
     except StorageError as error:
         raise Halt(f"storage failed at log index {position.index + 1}: {error}") from error
 
 
-def _refuse_entry(machine: Machine, state: ReplicaState, entry: LogEntry) -> Code | None:
+def _refuse_entry(reader: Reader, machine: Machine, state: ReplicaState, entry: LogEntry) -> Code | None:
     envelope = entry.envelope
-    if envelope.rules != limits.RULES:
+    if envelope.rules != state.rules:
         return Code.WRONG_RULES
-    public_key = state.policy.keys.get(envelope.replica)
+    public_key = state.policy.keys.get(envelope.replica) or _leaving(reader, machine, state, envelope)
     if public_key is None:
         return Code.UNKNOWN_REPLICA
     message = commands.envelope_message(machine.realm.hash, envelope.encoded)
@@ -129,6 +131,15 @@ def _refuse_entry(machine: Machine, state: ReplicaState, entry: LogEntry) -> Cod
     if len(envelope.commands) > 1 and any(isinstance(command, Delimiter) for command in envelope.commands):
         return Code.DELIMITER_NOT_ALONE
     return None
+
+
+def _leaving(reader: Reader, machine: Machine, state: ReplicaState, envelope: Envelope) -> bytes | None:
+    """The public key of a replica that the newest head removed, as long as that head awaits its majority:
+    its signature on it, and nothing else, still counts.
+    """
+    if state.is_signed or not all(isinstance(command, SignHead) for command in envelope.commands):
+        return None
+    return policy_of_epoch(reader, machine.realm.genesis_policy, state.epoch).keys.get(envelope.replica)
 
 
 def _apply_commands(
@@ -140,7 +151,8 @@ def _apply_commands(
     payload: bytes,
 ) -> Applied:
     envelope = entry.envelope
-    raise_clock(rows, envelope.replica, envelope.time_ms)
+    if envelope.replica in state.policy.keys:
+        raise_clock(rows, envelope.replica, envelope.time_ms)
     now_ms = log_time(rows, state.policy)
     notices: list[Notice] = []
     verdicts: list[Code] = []
@@ -194,6 +206,8 @@ _HANDLERS: Final[Mapping[type[Command], Callable[[Turn, Any], Answer]]] = {
     commands.AddRatification: ratifications.add_ratification,
     commands.AdmitVerifier: ratifications.admit_verifier,
     commands.Erase: erasure.erase,
+    commands.ChangeReplicas: replicas.change_replicas,
+    commands.AnnounceRules: replicas.announce_rules,
     commands.Tick: lambda turn, _: Done(turn.state),
     commands.Unreadable: lambda _, command: command.code,
 }

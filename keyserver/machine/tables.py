@@ -27,6 +27,7 @@ class Tables(TableSet):
     CLOCKS = Table(b"t", Kind.REPLICATED)  # replica's key id -> largest time it signed into the log
     VERIFIERS = Table(b"k", Kind.REPLICATED)  # key id -> VerifierRow
     ERASED = Table(b"e", Kind.REPLICATED)  # index -> hash of the entry that was current when it was erased
+    ANNOUNCED = Table(b"a", Kind.REPLICATED)  # replica's key id -> newest rules level it announced
     POLICY_HEADS = Table(b"p", Kind.REPLICATED)  # epoch -> AuthorizationPolicy that its head introduced
 
     PROFILES = Table(b"P", Kind.PRIVATE)  # index, epoch -> PrivateRow

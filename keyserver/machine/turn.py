@@ -1,7 +1,8 @@
 """One command's turn: what a handler may look at, where it writes, and what it answers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from keyserver.machine.codes import Code
 from keyserver.machine.notices import Notice
@@ -13,6 +14,8 @@ from kv.keys import u64
 from kv.overlay import Overlay
 from verifier import proof_encoding
 from verifier.types import AuthorizationPolicy
+
+NOBODY: Final[Mapping[bytes, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +57,24 @@ class Refusal:
 Answer = Done | Refusal | Code
 
 
-def log_time(rows: Reader, policy: AuthorizationPolicy) -> int:
+def clock_of(rows: Reader, replica: bytes) -> int:
+    """The largest time that this replica (key id) signed into the log; 0 before it spoke."""
+    row = rows.get(Tables.CLOCKS.key(replica))
+    return 0 if row is None else decode_u64(row)
+
+
+def log_time(rows: Reader, policy: AuthorizationPolicy, saying: Mapping[bytes, int] = NOBODY) -> int:
     """The largest time that a majority of the policy's keys has signed into the log; 0 before a majority
-    spoke.
+    spoke. `saying`: what it would be once these replicas had signed these times too.
     """
-    clocks = [rows.get(Tables.CLOCKS.key(key_id)) for key_id in policy.keys]
-    times = sorted((decode_u64(row) for row in clocks if row is not None), reverse=True)
-    majority = len(policy.keys) // 2 + 1
-    return times[majority - 1] if len(times) >= majority else 0
+    clocks = (max(clock_of(rows, key_id), saying.get(key_id, 0)) for key_id in policy.keys)
+    return sorted(clocks, reverse=True)[len(policy.keys) // 2]
 
 
 def raise_clock(rows: Overlay, replica: bytes, time_ms: int) -> None:
     """Remember the largest time this replica signed into the log."""
-    key = Tables.CLOCKS.key(replica)
-    row = rows.get(key)
-    if row is None or time_ms > decode_u64(row):
-        rows.put(key, u64(time_ms))
+    if rows.get(Tables.CLOCKS.key(replica)) is None or time_ms > clock_of(rows, replica):
+        rows.put(Tables.CLOCKS.key(replica), u64(time_ms))
 
 
 def emit_updates(rows: Overlay, state: ReplicaState, updates: Iterable[bytes]) -> ReplicaState:

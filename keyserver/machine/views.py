@@ -13,6 +13,7 @@ from keyserver.machine.codes import Halt, invariant
 from keyserver.machine.rows import (
     decode_entry_row,
     decode_own_head,
+    decode_own_policy,
     decode_ratification,
     known_head_row,
     parse_row,
@@ -24,7 +25,15 @@ from kv.keys import from_u64, u64
 from verifier import encoding, limits, policy
 from verifier.errors import Reason, Refused
 from verifier.merkle import history, tree
-from verifier.types import EpochHead, QuorumExpr, Ratification, Signature, SignedUpdate
+from verifier.types import (
+    AuthorizationPolicy,
+    EpochHead,
+    QuorumExpr,
+    Ratification,
+    Realm,
+    Signature,
+    SignedUpdate,
+)
 
 KEY_ID_BYTES = limits.HASH_BYTES
 RATIFICATIONS_SEARCHED = 10_000  # rows of the newest epochs: with 64 verifiers more than 150 of them
@@ -116,6 +125,21 @@ def policy_heads(reader: Reader, from_epoch: int) -> list[bytes]:
     start = max(start, Tables.POLICY_HEADS.key(u64(from_epoch)))
     epochs = [Tables.POLICY_HEADS.suffix(key) for key, _ in reader.scan(start, stop)]
     return [signed_head(reader, int.from_bytes(epoch, "big")) for epoch in epochs]
+
+
+def policies(reader: Reader, genesis: AuthorizationPolicy) -> tuple[tuple[int, AuthorizationPolicy], ...]:
+    """Every policy the replicas had, with the first epoch it holds for: genesis first."""
+    rows = reader.scan(*Tables.POLICY_HEADS.span())
+    changes = ((from_u64(Tables.POLICY_HEADS.suffix(key)) + 1, decode_own_policy(row)) for key, row in rows)
+    return ((1, genesis), *changes)
+
+
+def policy_base(reader: Reader, realm: Realm) -> bytes:
+    """What a change of the present replicas must name: the hash of the head that introduced their policy."""
+    start, stop = Tables.POLICY_HEADS.span()
+    for key, _ in reader.scan(start, stop, reverse=True, limit=1):
+        return head_at(reader, from_u64(Tables.POLICY_HEADS.suffix(key))).hash
+    return realm.hash
 
 
 def consistency_parts(reader: Reader, old: int, new: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:

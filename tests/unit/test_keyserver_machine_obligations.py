@@ -7,7 +7,7 @@ from workload.cast import Key, User
 from workload.replica import MIN_INTERVAL_MS, Replica
 
 from keyserver.machine.codes import Code, Halt
-from keyserver.machine.commands import AdmitVerifier, Tick
+from keyserver.machine.commands import AdmitVerifier, Delimiter, Tick
 from keyserver.machine.obligations import (
     LATE_SIGNATURES,
     Facts,
@@ -121,8 +121,7 @@ def test_an_owed_delimiter_is_a_lawful_one(replica: Replica) -> None:
 
 
 def test_a_delimiter_is_owed_by_the_likely_leader_only(replica: Replica) -> None:
-    replica.run(Tick(), time_ms=replica.clock_ms + MAX_INTERVAL_MS)
-    assert owed(replica, leader=False, in_ms=MAX_INTERVAL_MS) == ()
+    assert owed(replica, leader=False, in_ms=MAX_INTERVAL_MS) == (OweTick(),)
     assert owed(replica, leader=True, in_ms=MAX_INTERVAL_MS) != ()
 
 
@@ -168,13 +167,13 @@ def test_ticks_and_the_leaders_delimiter_lead_to_a_new_epoch_after_a_long_silenc
     replica = Replica(3)
     replica.close_epoch()
     replica.clock_ms += 3_600_000
-    leader, *others = replica.replicas
-    (delimiter,) = owed(replica, by=leader)
-    assert isinstance(delimiter, OweDelimiter)
-    for key in others:
-        assert owed(replica, by=key, leader=False) == (OweTick(),)
+    leader, other, third = replica.replicas
+    for key in (leader, other):
+        assert owed(replica, by=key, leader=key is leader) == (OweTick(),)
         replica.run(Tick(), by=key)
-    assert replica.delimit() is Code.APPLIED
+    assert owed(replica, by=third, leader=False) == ()
+    assert owed(replica, by=leader) == (OweDelimiter(2, replica.clock_ms),)
+    assert replica.run(Delimiter(2, replica.clock_ms)) == (Code.APPLIED,)
 
 
 # Admission of verifiers

@@ -160,7 +160,7 @@ def test_the_digest_is_that_of_the_contract() -> None:
         b"\x00\x04",
         sha256(encoded).digest(),
     )
-    assert digest.next_digest(previous, 5, public, b"\x00\x04", writes) == expected
+    assert digest.next_digest(previous, 5, public, b"\x00\x04", digest.encode_writes(writes)) == expected
     assert digest.applied_verdicts([Code.APPLIED, Code.VERSION_MISMATCH]) == b"\x00\x04"
     assert digest.refused_verdict(Code.BAD_ENVELOPE) == b"\xff\x40"
     assert bytes(32) == digest.GENESIS
@@ -173,14 +173,14 @@ def test_the_digest_leaves_out_private_and_local_rows(replica: Replica) -> None:
     public = commands.public_part(replica.log[-1])
     replicated = Tables.only(Kind.REPLICATED, outcome.writes)
     assert len(replicated) < len(outcome.writes)
-    expected = digest.next_digest(digest.GENESIS, 1, public, b"\x00", replicated)
+    expected = digest.next_digest(digest.GENESIS, 1, public, b"\x00", digest.encode_writes(replicated))
     assert outcome.position.digest == expected
 
 
 def test_a_refused_entry_moves_the_digest_by_its_code(replica: Replica) -> None:
     outcome = replica.commit(b"junk")
     verdicts = digest.refused_verdict(Code.BAD_ENVELOPE)
-    assert outcome.position.digest == digest.next_digest(digest.GENESIS, 1, b"junk", verdicts, {})
+    assert outcome.position.digest == digest.next_digest(digest.GENESIS, 1, b"junk", verdicts, b"")
     assert load_position(replica.store) == outcome.position
 
 
@@ -330,4 +330,4 @@ def test_tables_are_of_the_kinds_that_the_digest_relies_on() -> None:
     kinds = {kind: {table.name for table in Tables.all() if table.kind is kind} for kind in Kind}
     assert kinds[Kind.PRIVATE] == {"profiles", "vrf_cache"}
     assert kinds[Kind.LOCAL] == {"applied", "tree", "history", "blanking"}
-    assert len(Tables.all()) == 21
+    assert len(Tables.all()) == 22

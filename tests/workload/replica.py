@@ -1,15 +1,24 @@
 """One replica in memory, driven entry by entry, and the commands an honest cluster would propose to it."""
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
+
+from e2eks.v1 import types_pb2
 
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
-from keyserver.machine.commands import AddRatification, AdmitVerifier, Command, Delimiter, SignHead
+from keyserver.machine.commands import (
+    AddRatification,
+    AdmitVerifier,
+    ChangeReplicas,
+    Command,
+    Delimiter,
+    SignHead,
+)
 from keyserver.machine.state import GENESIS_POSITION, Machine, genesis_state
 from keyserver.machine.step import Outcome, apply
 from kv.memory import MemoryStore
-from verifier import encoding, limits
+from verifier import encoding, limits, replica_set
 from verifier.epoch import replica_message, verifier_message
 from verifier.types import EpochHead, Ratification
 from workload.cast import Changes, Draft, Key, User, draft, make_realm
@@ -126,6 +135,46 @@ class Replica:
         for key in self.replicas:
             self.run(AdmitVerifier(verifier.public_key), by=key)
 
+    # Other replicas
+
+    def change(
+        self,
+        *,
+        add: Key | None = None,
+        remove: Key | None = None,
+        by: Sequence[Key] | None = None,
+        **fields: Any,
+    ) -> ChangeReplicas:
+        """A change of the replicas, approved by all and by the added one; or as said, in some `fields`."""
+        made = replica_set.make_change(
+            views.policy_base(self.store, self.realm),
+            self.state.policy,
+            add=add and add.public_key,
+            remove=remove and remove.id,
+            not_after_ms=self.clock_ms + limits.DAY_MS,
+        )
+        if fields:
+            wire = types_pb2.ReplicaSetChange.FromString(made.encoded)
+            wire.MergeFrom(
+                types_pb2.ReplicaSetChange(**{name: fields[name] for name in fields if name != "policy"})
+            )
+            if "policy" in fields:
+                wire.policy.CopyFrom(fields["policy"])
+            made = replica_set.decode_change(encoding.canonical(wire))
+        message = replica_set.approval_message(self.realm.hash, made.encoded)
+        approvers = [*self.replicas, *([add] if add else [])] if by is None else by
+        return ChangeReplicas(made, tuple(key.signature(message) for key in approvers))
+
+    def changed(self, *, add: Key | None = None, remove: Key | None = None) -> EpochHead:
+        """Change the replicas, in an epoch that all of the old and the new ones sign; the head."""
+        assert self.run(self.change(add=add, remove=remove)) == (Code.APPLIED,)
+        assert self.delimit() is Code.APPLIED
+        before, self.replicas = self.replicas, exchanged(self.replicas, add, remove)
+        for key in dict.fromkeys((*before, *self.replicas)):
+            if not self.state.is_signed or key in self.replicas:
+                self.run(self.signature(key), by=key)
+        return self.head()
+
     def ratification(
         self, verifier: Key, head: bytes | None = None, time_ms: int | None = None
     ) -> AddRatification:
@@ -134,3 +183,9 @@ class Replica:
         time = self.clock_ms if time_ms is None else time_ms
         made = Ratification(time, (verifier.signature(verifier_message(signed, time)),))
         return AddRatification(encoding.decode_signed_head(encoding.encode_signed_head(signed, [made])))
+
+
+def exchanged(replicas: Sequence[Key], add: Key | None, remove: Key | None) -> list[Key]:
+    """The replicas after a change, in the order of their policy."""
+    after = [add if key is remove else key for key in (*replicas, *([] if remove else [add]))]
+    return [key for key in after if key is not None]

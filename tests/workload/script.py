@@ -14,11 +14,11 @@ from e2eks.v1 import command_pb2 as pb
 
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
-from keyserver.machine.commands import AdmitVerifier, Delimiter, SignHead, SubmitUpdate, Tick
-from verifier import limits
+from keyserver.machine.commands import AdmitVerifier, AnnounceRules, Delimiter, SignHead, SubmitUpdate, Tick
+from verifier import encoding, limits
 from verifier.epoch import compose_head
-from workload.cast import Changes, Draft, Key, User, derive, draft, erasure
-from workload.replica import MIN_INTERVAL_MS, Replica
+from workload.cast import Changes, Draft, Key, User, derive, draft, erasure, policy_of
+from workload.replica import MIN_INTERVAL_MS, Replica, exchanged
 
 # What no log can provoke: the edge alone gives these.
 EDGE_ONLY = frozenset({
@@ -48,13 +48,14 @@ class Script:
         self.users: list[User] = []
         self.hot = User.named("hot")  # meets the daily quota
         self.serial = 0
+        self.announcer = replica.replicas[-1]
 
     def round(self) -> None:
         actions: list[Callable[[], None]] = [
             *(self.registrations,) * 2, *(self.updates,) * 3, *(self.epoch,) * 4, self.refused_registrations,
             self.refused_updates, self.revocation, self.unreadable_commands, self.refused_delimiters,
             self.refused_signatures, self.ratifications, self.erasures, self.admissions,
-            self.refused_entries, self.clocks,
+            self.refused_entries, self.clocks, self.other_replicas, self.announcements,
         ]  # fmt: skip
         self.rng.shuffle(actions)
         for action in actions:
@@ -175,7 +176,7 @@ class Script:
 
     # Heads
 
-    def epoch(self) -> None:
+    def epoch(self, between: Callable[[], None] = lambda: None) -> None:
         """A delimiter, updates behind it, signatures in any order, and now and then a late one."""
         replica = self.replica
         if replica.state.epoch != replica.state.signed_epoch:
@@ -184,6 +185,7 @@ class Script:
         for key in self.rng.sample(replica.replicas, len(replica.replicas) // 2 + 1):
             replica.run(Tick(), by=key)
         replica.run(Delimiter(replica.state.epoch + 1, replica.clock_ms), by=self.some_replica())
+        between()
         if self.rng.random() < 0.5:
             self.registrations()
         order = self.rng.sample(replica.replicas, len(replica.replicas))
@@ -263,6 +265,56 @@ class Script:
         spam = [AdmitVerifier(Key("spam", number).public_key) for number in range(limits.VERIFIERS + 1)]
         replica.run(*spam[:: 1 if self.serial < 40 else 13], spam[-1], by=replica.replicas[-1])
         replica.run(AdmitVerifier(replica.verifiers[0].public_key))
+
+    # Replicas
+
+    def other_replicas(self) -> None:
+        """One change, and on its way everything that can be refused of one."""
+        replica, present = self.replica, self.replica.replicas
+        if replica.state.epoch:
+            replica.sign_all()
+        newcomer = Key("replica", self.next_name())
+        add, remove = self.rng.choice(self.changes_of(newcomer))
+        two = policy_of([*present[1:], newcomer, Key("another")], len(present) // 2 + 1)
+        base = views.policy_base(replica.store, self.realm)
+        replica.run(
+            replica.change(add=newcomer, by=[newcomer, *present[: len(present) // 2], Key("stranger")]),
+            replica.change(add=newcomer, by=present),
+            replica.change(add=newcomer, base=derive("another base")),
+            replica.change(add=newcomer, not_after_ms=1),
+            replica.change(add=newcomer, policy=encoding.policy_message(two)),
+            replica.change(add=replica.verifiers[0]),
+            replica.change(add=newcomer, base=base, by=[*present, *present]),
+            by=self.some_replica(),
+        )
+        lawful, other = replica.change(add=add, remove=remove), replica.change(add=Key("another"))
+        replica.run(lawful, lawful, other, AdmitVerifier(newcomer.public_key), by=self.some_replica())
+        self.epoch(between=lambda: self.handover(add, remove))
+        replica.run(lawful)
+
+    def changes_of(self, newcomer: Key) -> list[tuple[Key | None, Key | None]]:
+        """(added, removed) of the changes that keep about as many replicas as at the start."""
+        present, at_start = self.replica.replicas, len(self.realm.genesis_policy.keys)
+        leaving = self.rng.choice([key for key in present if key is not self.announcer] or present)
+        found: list[tuple[Key | None, Key | None]] = [(newcomer, leaving)] * 2
+        found += [(newcomer, None)] * (len(present) <= at_start)
+        return found + [(None, leaving)] * (len(present) >= max(at_start, 2))
+
+    def handover(self, add: Key | None, remove: Key | None) -> None:
+        """Those who leave sign their last head, and may do nothing else."""
+        replica = self.replica
+        if remove is not None:
+            signature = replica.signature(remove)
+            replica.run(Tick(), by=remove)
+            replica.run(signature, replace(signature, signature=bytes(64)), by=remove)
+        replica.replicas = exchanged(replica.replicas, add, remove)
+
+    def announcements(self) -> None:
+        """One replica knows more levels than the others, for ever; a realm of one would move on."""
+        replica = self.replica
+        if len(self.realm.genesis_policy.keys) > 2:
+            level = AnnounceRules(self.rng.choice((0, 1, 2, 3)))
+            replica.run(level, level, by=self.announcer)
 
     # What never should have been proposed
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from e2eks.v1 import types_pb2 as e2eks_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65\x32\x65ks/v1/command.proto\x12\x08\x65\x32\x65ks.v1\x1a\x14\x65\x32\x65ks/v1/types.proto\"V\n\x08LogEntry\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x15\n\rprivate_parts\x18\x04 \x03(\x0c\"`\n\x08\x45nvelope\x12\r\n\x05rules\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\x12#\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x11.e2eks.v1.Command\"\xc4\x02\n\x07\x43ommand\x12/\n\rsubmit_update\x18\x01 \x01(\x0b\x32\x16.e2eks.v1.SubmitUpdateH\x00\x12(\n\tdelimiter\x18\x02 \x01(\x0b\x32\x13.e2eks.v1.DelimiterH\x00\x12\'\n\tsign_head\x18\x03 \x01(\x0b\x32\x12.e2eks.v1.SignHeadH\x00\x12\x35\n\x10\x61\x64\x64_ratification\x18\x04 \x01(\x0b\x32\x19.e2eks.v1.AddRatificationH\x00\x12\x31\n\x0e\x61\x64mit_verifier\x18\x05 \x01(\x0b\x32\x17.e2eks.v1.AdmitVerifierH\x00\x12\x1e\n\x04tick\x18\x06 \x01(\x0b\x32\x0e.e2eks.v1.TickH\x00\x12 \n\x05\x65rase\x18\x07 \x01(\x0b\x32\x0f.e2eks.v1.EraseH\x00\x42\t\n\x07\x63ommand\"\x90\x01\n\x0cSubmitUpdate\x12+\n\x06update\x18\x01 \x01(\x0b\x32\x1b.e2eks.v1.SignedEntryUpdate\x12\x14\n\x0cprivate_hash\x18\x02 \x01(\x0c\x12+\n\x0c\x65ndorsements\x18\x03 \x03(\x0b\x32\x15.e2eks.v1.Endorsement\x12\x10\n\x08proof_id\x18\x04 \x01(\x0c\"-\n\x0bPrivatePart\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x10\n\x08\x63ontents\x18\x02 \x01(\x0c\"B\n\x0fPrivateContents\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"F\n\x0b\x45ndorsement\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x14\n\x0cnot_after_ms\x18\x02 \x01(\x04\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"+\n\tDelimiter\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\"?\n\x08SignHead\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\thead_hash\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"B\n\x0f\x41\x64\x64Ratification\x12/\n\x0cratification\x18\x01 \x01(\x0b\x32\x19.e2eks.v1.SignedEpochHead\"8\n\rAdmitVerifier\x12\'\n\npublic_key\x18\x01 \x01(\x0b\x32\x13.e2eks.v1.PublicKey\"\x06\n\x04Tick\"S\n\x05\x45rase\x12\r\n\x05index\x18\x01 \x01(\x0c\x12\x12\n\nentry_hash\x18\x02 \x01(\x0c\x12\'\n\nsignatures\x18\x03 \x03(\x0b\x32\x13.e2eks.v1.Signatureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65\x32\x65ks/v1/command.proto\x12\x08\x65\x32\x65ks.v1\x1a\x14\x65\x32\x65ks/v1/types.proto\"V\n\x08LogEntry\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x15\n\rprivate_parts\x18\x04 \x03(\x0c\"`\n\x08\x45nvelope\x12\r\n\x05rules\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\x12#\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x11.e2eks.v1.Command\"\xac\x03\n\x07\x43ommand\x12/\n\rsubmit_update\x18\x01 \x01(\x0b\x32\x16.e2eks.v1.SubmitUpdateH\x00\x12(\n\tdelimiter\x18\x02 \x01(\x0b\x32\x13.e2eks.v1.DelimiterH\x00\x12\'\n\tsign_head\x18\x03 \x01(\x0b\x32\x12.e2eks.v1.SignHeadH\x00\x12\x35\n\x10\x61\x64\x64_ratification\x18\x04 \x01(\x0b\x32\x19.e2eks.v1.AddRatificationH\x00\x12\x31\n\x0e\x61\x64mit_verifier\x18\x05 \x01(\x0b\x32\x17.e2eks.v1.AdmitVerifierH\x00\x12\x1e\n\x04tick\x18\x06 \x01(\x0b\x32\x0e.e2eks.v1.TickH\x00\x12 \n\x05\x65rase\x18\x07 \x01(\x0b\x32\x0f.e2eks.v1.EraseH\x00\x12\x33\n\x0f\x63hange_replicas\x18\x08 \x01(\x0b\x32\x18.e2eks.v1.ChangeReplicasH\x00\x12\x31\n\x0e\x61nnounce_rules\x18\t \x01(\x0b\x32\x17.e2eks.v1.AnnounceRulesH\x00\x42\t\n\x07\x63ommand\"\x90\x01\n\x0cSubmitUpdate\x12+\n\x06update\x18\x01 \x01(\x0b\x32\x1b.e2eks.v1.SignedEntryUpdate\x12\x14\n\x0cprivate_hash\x18\x02 \x01(\x0c\x12+\n\x0c\x65ndorsements\x18\x03 \x03(\x0b\x32\x15.e2eks.v1.Endorsement\x12\x10\n\x08proof_id\x18\x04 \x01(\x0c\"-\n\x0bPrivatePart\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x10\n\x08\x63ontents\x18\x02 \x01(\x0c\"B\n\x0fPrivateContents\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"F\n\x0b\x45ndorsement\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x14\n\x0cnot_after_ms\x18\x02 \x01(\x04\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"+\n\tDelimiter\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\"?\n\x08SignHead\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\thead_hash\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"B\n\x0f\x41\x64\x64Ratification\x12/\n\x0cratification\x18\x01 \x01(\x0b\x32\x19.e2eks.v1.SignedEpochHead\"8\n\rAdmitVerifier\x12\'\n\npublic_key\x18\x01 \x01(\x0b\x32\x13.e2eks.v1.PublicKey\"\x06\n\x04Tick\"S\n\x05\x45rase\x12\r\n\x05index\x18\x01 \x01(\x0c\x12\x12\n\nentry_hash\x18\x02 \x01(\x0c\x12\'\n\nsignatures\x18\x03 \x03(\x0b\x32\x13.e2eks.v1.Signature\"H\n\x0e\x43hangeReplicas\x12\x0e\n\x06\x63hange\x18\x01 \x01(\x0c\x12&\n\tapprovals\x18\x02 \x03(\x0b\x32\x13.e2eks.v1.Signature\"\x1e\n\rAnnounceRules\x12\r\n\x05rules\x18\x01 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENVELOPE']._serialized_start=146
   _globals['_ENVELOPE']._serialized_end=242
   _globals['_COMMAND']._serialized_start=245
-  _globals['_COMMAND']._serialized_end=569
-  _globals['_SUBMITUPDATE']._serialized_start=572
-  _globals['_SUBMITUPDATE']._serialized_end=716
-  _globals['_PRIVATEPART']._serialized_start=718
-  _globals['_PRIVATEPART']._serialized_end=763
-  _globals['_PRIVATECONTENTS']._serialized_start=765
-  _globals['_PRIVATECONTENTS']._serialized_end=831
-  _globals['_ENDORSEMENT']._serialized_start=833
-  _globals['_ENDORSEMENT']._serialized_end=903
-  _globals['_DELIMITER']._serialized_start=905
-  _globals['_DELIMITER']._serialized_end=948
-  _globals['_SIGNHEAD']._serialized_start=950
-  _globals['_SIGNHEAD']._serialized_end=1013
-  _globals['_ADDRATIFICATION']._serialized_start=1015
-  _globals['_ADDRATIFICATION']._serialized_end=1081
-  _globals['_ADMITVERIFIER']._serialized_start=1083
-  _globals['_ADMITVERIFIER']._serialized_end=1139
-  _globals['_TICK']._serialized_start=1141
-  _globals['_TICK']._serialized_end=1147
-  _globals['_ERASE']._serialized_start=1149
-  _globals['_ERASE']._serialized_end=1232
+  _globals['_COMMAND']._serialized_end=673
+  _globals['_SUBMITUPDATE']._serialized_start=676
+  _globals['_SUBMITUPDATE']._serialized_end=820
+  _globals['_PRIVATEPART']._serialized_start=822
+  _globals['_PRIVATEPART']._serialized_end=867
+  _globals['_PRIVATECONTENTS']._serialized_start=869
+  _globals['_PRIVATECONTENTS']._serialized_end=935
+  _globals['_ENDORSEMENT']._serialized_start=937
+  _globals['_ENDORSEMENT']._serialized_end=1007
+  _globals['_DELIMITER']._serialized_start=1009
+  _globals['_DELIMITER']._serialized_end=1052
+  _globals['_SIGNHEAD']._serialized_start=1054
+  _globals['_SIGNHEAD']._serialized_end=1117
+  _globals['_ADDRATIFICATION']._serialized_start=1119
+  _globals['_ADDRATIFICATION']._serialized_end=1185
+  _globals['_ADMITVERIFIER']._serialized_start=1187
+  _globals['_ADMITVERIFIER']._serialized_end=1243
+  _globals['_TICK']._serialized_start=1245
+  _globals['_TICK']._serialized_end=1251
+  _globals['_ERASE']._serialized_start=1253
+  _globals['_ERASE']._serialized_end=1336
+  _globals['_CHANGEREPLICAS']._serialized_start=1338
+  _globals['_CHANGEREPLICAS']._serialized_end=1410
+  _globals['_ANNOUNCERULES']._serialized_start=1412
+  _globals['_ANNOUNCERULES']._serialized_end=1442
 # @@protoc_insertion_point(module_scope)

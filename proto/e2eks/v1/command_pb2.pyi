@@ -101,6 +101,8 @@ class Command(_message.Message):
     ADMIT_VERIFIER_FIELD_NUMBER: _builtins.int
     TICK_FIELD_NUMBER: _builtins.int
     ERASE_FIELD_NUMBER: _builtins.int
+    CHANGE_REPLICAS_FIELD_NUMBER: _builtins.int
+    ANNOUNCE_RULES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submit_update(self) -> Global___SubmitUpdate: ...
     @_builtins.property
@@ -115,6 +117,10 @@ class Command(_message.Message):
     def tick(self) -> Global___Tick: ...
     @_builtins.property
     def erase(self) -> Global___Erase: ...
+    @_builtins.property
+    def change_replicas(self) -> Global___ChangeReplicas: ...
+    @_builtins.property
+    def announce_rules(self) -> Global___AnnounceRules: ...
     def __init__(
         self,
         *,
@@ -125,12 +131,14 @@ class Command(_message.Message):
         admit_verifier: Global___AdmitVerifier | None = ...,
         tick: Global___Tick | None = ...,
         erase: Global___Erase | None = ...,
+        change_replicas: Global___ChangeReplicas | None = ...,
+        announce_rules: Global___AnnounceRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "command", b"command", "delimiter", b"delimiter", "erase", b"erase", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "announce_rules", b"announce_rules", "change_replicas", b"change_replicas", "command", b"command", "delimiter", b"delimiter", "erase", b"erase", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "command", b"command", "delimiter", b"delimiter", "erase", b"erase", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_ratification", b"add_ratification", "admit_verifier", b"admit_verifier", "announce_rules", b"announce_rules", "change_replicas", b"change_replicas", "command", b"command", "delimiter", b"delimiter", "erase", b"erase", "sign_head", b"sign_head", "submit_update", b"submit_update", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["submit_update", "delimiter", "sign_head", "add_ratification", "admit_verifier", "tick", "erase"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["submit_update", "delimiter", "sign_head", "add_ratification", "admit_verifier", "tick", "erase", "change_replicas", "announce_rules"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -380,3 +388,52 @@ class Erase(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Erase: _TypeAlias = Erase  # noqa: Y015
+
+@_typing.final
+class ChangeReplicas(_message.Message):
+    """Other replicas, from the head of the next delimiter on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    change: _builtins.bytes
+    """exact bytes of ReplicaSetChange"""
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Signature]:
+        """over tagged("e2eks/1/replica-set", realm_hash, change)"""
+
+    def __init__(
+        self,
+        *,
+        change: _builtins.bytes = ...,
+        approvals: _abc.Iterable[_types_pb2.Signature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "change", b"change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReplicas: _TypeAlias = ChangeReplicas  # noqa: Y015
+
+@_typing.final
+class AnnounceRules(_message.Message):
+    """The newest rules level that the proposing replica knows; for levels above 1 only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    rules: _builtins.int
+    def __init__(
+        self,
+        *,
+        rules: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnounceRules: _TypeAlias = AnnounceRules  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from e2eks.v1 import types_pb2 as e2eks_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x32\x65ks/v1/state.proto\x12\x08\x65\x32\x65ks.v1\x1a\x14\x65\x32\x65ks/v1/types.proto\"\xf7\x01\n\x0cMachineState\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rissue_time_ms\x18\x02 \x01(\x04\x12\x11\n\thead_hash\x18\x03 \x01(\x0c\x12\x14\n\x0csigned_epoch\x18\x04 \x01(\x04\x12\x19\n\x11verifier_log_size\x18\x05 \x01(\x04\x12\x17\n\x0fpending_updates\x18\x06 \x01(\x04\x12\x16\n\x0eparked_updates\x18\x07 \x01(\x04\x12-\n\x06policy\x18\x08 \x01(\x0b\x32\x1d.e2eks.v1.AuthorizationPolicy\x12\x1d\n\x15min_epoch_interval_ms\x18\t \x01(\x04\"(\n\x07\x41pplied\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"F\n\x08\x45ntryRow\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12+\n\x06update\x18\x02 \x01(\x0b\x32\x1b.e2eks.v1.SignedEntryUpdate\"^\n\nPrivateRow\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x11\n\tlog_index\x18\x04 \x01(\x04\x12\x0c\n\x04part\x18\x05 \x01(\r\"\x1e\n\x0b\x42lankingRow\x12\x0f\n\x07\x64\x65leted\x18\x01 \x03(\x0c\"@\n\x07HeadRow\x12\x0c\n\x04head\x18\x01 \x01(\x0c\x12\x14\n\x0croot_version\x18\x02 \x01(\x04\x12\x11\n\tlog_index\x18\x03 \x01(\x04\"Y\n\x0bVerifierRow\x12\'\n\npublic_key\x18\x01 \x01(\x0b\x32\x13.e2eks.v1.PublicKey\x12\x11\n\tapprovals\x18\x02 \x03(\x0c\x12\x0e\n\x06listed\x18\x03 \x01(\x08\"(\n\x08QuotaRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\x04\x12\x0f\n\x07updates\x18\x02 \x01(\r\"\xba\x01\n\rVerifierState\x12\x12\n\nnext_index\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rissue_time_ms\x18\x03 \x01(\x04\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\x12\x14\n\x0croot_version\x18\x05 \x01(\x04\x12-\n\x06policy\x18\x06 \x01(\x0b\x32\x1d.e2eks.v1.AuthorizationPolicy\x12\x17\n\x0fpending_updates\x18\x07 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x32\x65ks/v1/state.proto\x12\x08\x65\x32\x65ks.v1\x1a\x14\x65\x32\x65ks/v1/types.proto\"\xba\x02\n\x0cMachineState\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rissue_time_ms\x18\x02 \x01(\x04\x12\x11\n\thead_hash\x18\x03 \x01(\x0c\x12\x14\n\x0csigned_epoch\x18\x04 \x01(\x04\x12\x19\n\x11verifier_log_size\x18\x05 \x01(\x04\x12\x17\n\x0fpending_updates\x18\x06 \x01(\x04\x12\x16\n\x0eparked_updates\x18\x07 \x01(\x04\x12-\n\x06policy\x18\x08 \x01(\x0b\x32\x1d.e2eks.v1.AuthorizationPolicy\x12\x1d\n\x15min_epoch_interval_ms\x18\t \x01(\x04\x12\x32\n\x0bnext_policy\x18\n \x01(\x0b\x32\x1d.e2eks.v1.AuthorizationPolicy\x12\r\n\x05rules\x18\x0b \x01(\r\"(\n\x07\x41pplied\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"F\n\x08\x45ntryRow\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12+\n\x06update\x18\x02 \x01(\x0b\x32\x1b.e2eks.v1.SignedEntryUpdate\"^\n\nPrivateRow\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x11\n\tlog_index\x18\x04 \x01(\x04\x12\x0c\n\x04part\x18\x05 \x01(\r\"\x1e\n\x0b\x42lankingRow\x12\x0f\n\x07\x64\x65leted\x18\x01 \x03(\x0c\"@\n\x07HeadRow\x12\x0c\n\x04head\x18\x01 \x01(\x0c\x12\x14\n\x0croot_version\x18\x02 \x01(\x04\x12\x11\n\tlog_index\x18\x03 \x01(\x04\"Y\n\x0bVerifierRow\x12\'\n\npublic_key\x18\x01 \x01(\x0b\x32\x13.e2eks.v1.PublicKey\x12\x11\n\tapprovals\x18\x02 \x03(\x0c\x12\x0e\n\x06listed\x18\x03 \x01(\x08\"(\n\x08QuotaRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\x04\x12\x0f\n\x07updates\x18\x02 \x01(\r\"\xc9\x01\n\rVerifierState\x12\x12\n\nnext_index\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rissue_time_ms\x18\x03 \x01(\x04\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\x12\x14\n\x0croot_version\x18\x05 \x01(\x04\x12-\n\x06policy\x18\x06 \x01(\x0b\x32\x1d.e2eks.v1.AuthorizationPolicy\x12\x17\n\x0fpending_updates\x18\x07 \x01(\x04\x12\r\n\x05rules\x18\x08 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'e2eks.v1.state_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MACHINESTATE']._serialized_start=57
-  _globals['_MACHINESTATE']._serialized_end=304
-  _globals['_APPLIED']._serialized_start=306
-  _globals['_APPLIED']._serialized_end=346
-  _globals['_ENTRYROW']._serialized_start=348
-  _globals['_ENTRYROW']._serialized_end=418
-  _globals['_PRIVATEROW']._serialized_start=420
-  _globals['_PRIVATEROW']._serialized_end=514
-  _globals['_BLANKINGROW']._serialized_start=516
-  _globals['_BLANKINGROW']._serialized_end=546
-  _globals['_HEADROW']._serialized_start=548
-  _globals['_HEADROW']._serialized_end=612
-  _globals['_VERIFIERROW']._serialized_start=614
-  _globals['_VERIFIERROW']._serialized_end=703
-  _globals['_QUOTAROW']._serialized_start=705
-  _globals['_QUOTAROW']._serialized_end=745
-  _globals['_VERIFIERSTATE']._serialized_start=748
-  _globals['_VERIFIERSTATE']._serialized_end=934
+  _globals['_MACHINESTATE']._serialized_end=371
+  _globals['_APPLIED']._serialized_start=373
+  _globals['_APPLIED']._serialized_end=413
+  _globals['_ENTRYROW']._serialized_start=415
+  _globals['_ENTRYROW']._serialized_end=485
+  _globals['_PRIVATEROW']._serialized_start=487
+  _globals['_PRIVATEROW']._serialized_end=581
+  _globals['_BLANKINGROW']._serialized_start=583
+  _globals['_BLANKINGROW']._serialized_end=613
+  _globals['_HEADROW']._serialized_start=615
+  _globals['_HEADROW']._serialized_end=679
+  _globals['_VERIFIERROW']._serialized_start=681
+  _globals['_VERIFIERROW']._serialized_end=770
+  _globals['_QUOTAROW']._serialized_start=772
+  _globals['_QUOTAROW']._serialized_end=812
+  _globals['_VERIFIERSTATE']._serialized_start=815
+  _globals['_VERIFIERSTATE']._serialized_end=1016
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,8 @@ class MachineState(_message.Message):
     PARKED_UPDATES_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     MIN_EPOCH_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    NEXT_POLICY_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """of the newest delimiter; 0 before the first"""
     issue_time_ms: _builtins.int
@@ -48,9 +50,15 @@ class MachineState(_message.Message):
     parked_updates: _builtins.int
     """waiting for the newest head's majority before verifiers see them"""
     min_epoch_interval_ms: _builtins.int
+    rules: _builtins.int
+    """level in force; 0 is level 1"""
     @_builtins.property
     def policy(self) -> _types_pb2.AuthorizationPolicy:
         """P(epoch + 1)"""
+
+    @_builtins.property
+    def next_policy(self) -> _types_pb2.AuthorizationPolicy:
+        """P(epoch + 2), if an accepted change waits for its delimiter"""
 
     def __init__(
         self,
@@ -64,10 +72,12 @@ class MachineState(_message.Message):
         parked_updates: _builtins.int = ...,
         policy: _types_pb2.AuthorizationPolicy | None = ...,
         min_epoch_interval_ms: _builtins.int = ...,
+        next_policy: _types_pb2.AuthorizationPolicy | None = ...,
+        rules: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_policy", b"next_policy", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "head_hash", b"head_hash", "issue_time_ms", b"issue_time_ms", "min_epoch_interval_ms", b"min_epoch_interval_ms", "parked_updates", b"parked_updates", "pending_updates", b"pending_updates", "policy", b"policy", "signed_epoch", b"signed_epoch", "verifier_log_size", b"verifier_log_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "head_hash", b"head_hash", "issue_time_ms", b"issue_time_ms", "min_epoch_interval_ms", b"min_epoch_interval_ms", "next_policy", b"next_policy", "parked_updates", b"parked_updates", "pending_updates", b"pending_updates", "policy", b"policy", "rules", b"rules", "signed_epoch", b"signed_epoch", "verifier_log_size", b"verifier_log_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +278,7 @@ class VerifierState(_message.Message):
     ROOT_VERSION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     PENDING_UPDATES_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     next_index: _builtins.int
     """of the verifier log"""
     epoch: _builtins.int
@@ -275,6 +286,8 @@ class VerifierState(_message.Message):
     head_hash: _builtins.bytes
     root_version: _builtins.int
     pending_updates: _builtins.int
+    rules: _builtins.int
+    """level of the newest head; 0 is level 1"""
     @_builtins.property
     def policy(self) -> _types_pb2.AuthorizationPolicy:
         """P(epoch + 1)"""
@@ -289,10 +302,11 @@ class VerifierState(_message.Message):
         root_version: _builtins.int = ...,
         policy: _types_pb2.AuthorizationPolicy | None = ...,
         pending_updates: _builtins.int = ...,
+        rules: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "head_hash", b"head_hash", "issue_time_ms", b"issue_time_ms", "next_index", b"next_index", "pending_updates", b"pending_updates", "policy", b"policy", "root_version", b"root_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "head_hash", b"head_hash", "issue_time_ms", b"issue_time_ms", "next_index", b"next_index", "pending_updates", b"pending_updates", "policy", b"policy", "root_version", b"root_version", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -372,6 +372,38 @@ class SignedEpochHead(_message.Message):
 Global___SignedEpochHead: _TypeAlias = SignedEpochHead  # noqa: Y015
 
 @_typing.final
+class ReplicaSetChange(_message.Message):
+    """What an approval of another set of replicas is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_MS_FIELD_NUMBER: _builtins.int
+    base: _builtins.bytes
+    """hash of the head that introduced the present policy; the realm hash before the first change"""
+    not_after_ms: _builtins.int
+    """of the log's time"""
+    @_builtins.property
+    def policy(self) -> Global___AuthorizationPolicy:
+        """one key added, removed or replaced"""
+
+    def __init__(
+        self,
+        *,
+        base: _builtins.bytes = ...,
+        policy: Global___AuthorizationPolicy | None = ...,
+        not_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "not_after_ms", b"not_after_ms", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaSetChange: _TypeAlias = ReplicaSetChange  # noqa: Y015
+
+@_typing.final
 class VerifierInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
