@@ -12,7 +12,7 @@ from verifier import encoding
 from verifier.crypto import hashing
 from verifier.daemon.evidence import Kind, Standing
 from verifier.policy import majority
-from verifier.types import AuthorizationPolicy
+from verifier.types import AuthorizationPolicy, QuorumExpr
 
 
 def three_and_a_half_epochs() -> Stream:
@@ -257,26 +257,39 @@ def signatures_of_the_head_before(s: Stream) -> list[bytes]:
 
 @case(Kind.SIGNATURE)
 def policy_change_without_a_majority_of_the_new_keys(s: Stream) -> list[bytes]:
-    new = [party(2, f"replica-{n}") for n in range(3)]
+    new = [*s.replicas[:2], party(2, "replica")]
     law = majority_of(new)
-    return next_head(s, s.sign_head(s.compose(next_epoch_policy=law), *s.replicas, new[0]))
+    return next_head(s, s.sign_head(s.compose(next_epoch_policy=law), s.replicas[0], s.replicas[2]))
 
 
 @case(Kind.SIGNATURE)
 def policy_change_without_the_old_majority(s: Stream) -> list[bytes]:
-    new = [party(2, f"replica-{n}") for n in range(3)]
+    new = [*s.replicas[:2], party(2, "replica")]
     law = majority_of(new)
-    return next_head(s, s.sign_head(s.compose(next_epoch_policy=law), s.replicas[0], *new))
+    return next_head(s, s.sign_head(s.compose(next_epoch_policy=law), s.replicas[0], new[2]))
 
 
 @case(Kind.SIGNATURE)
 def old_keys_after_a_policy_change(s: Stream) -> list[bytes]:
     start = len(s.steps)
-    old, new = s.replicas, [party(2, f"replica-{n}") for n in range(3)]
-    law = majority_of(new)
-    s.close_epoch(*old, *new, next_epoch_policy=law)
-    s.close_epoch(*old)
+    old, new = s.replicas, [*s.replicas[:2], party(2, "replica")]
+    s.close_epoch(*old, new[2], next_epoch_policy=majority_of(new))
+    s.close_epoch(old[0], old[2])
     return s.steps[start:]
+
+
+@case(Kind.POLICY, Standing.PROVEN)
+def two_replicas_replaced_at_once(s: Stream) -> list[bytes]:
+    new = [s.replicas[0], *(party(2, f"replica-{n}") for n in range(2))]
+    return next_head(s, s.sign_head(s.compose(next_epoch_policy=majority_of(new)), *s.replicas, *new[1:]))
+
+
+@case(Kind.POLICY, Standing.PROVEN)
+def a_policy_that_one_replica_satisfies(s: Stream) -> list[bytes]:
+    new = [*s.replicas, party(2, "replica")]
+    one = QuorumExpr(threshold=1, candidates=tuple(key.key_id for key in new))
+    law = encoding.make_policy([key.public_key for key in new], one)
+    return next_head(s, s.sign_head(s.compose(next_epoch_policy=law), *new))
 
 
 # Heads that do not follow, validly signed

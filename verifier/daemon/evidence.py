@@ -16,7 +16,7 @@ import msgspec
 from verifier import encoding, policy
 from verifier import epoch as epoch_law
 from verifier.crypto import hashing
-from verifier.errors import E2eksError, Malformed
+from verifier.errors import E2eksError, Malformed, VerificationError
 from verifier.merkle import history
 from verifier.proof_encoding import decode_step
 from verifier.types import AuthorizationPolicy, EpochHead, Realm, SignedHead, UpdateStep
@@ -27,7 +27,7 @@ DOCUMENT_BYTES = 8 * 1024 * 1024  # one streamed message in base64, and the head
 
 
 class Kind(StrEnum):
-    """What was broken. The first four are provable by the file alone."""
+    """What was broken. The first four, and `policy`, are provable by the file alone."""
 
     FORK = "fork"  # two validly signed heads of one epoch
     CHAIN = "chain"  # a validly signed head that does not follow the validly signed one before it
@@ -35,6 +35,7 @@ class Kind(StrEnum):
     REALM = "realm"  # a head of another realm hash, signed with this realm's keys
     ROOT = "root"  # a validly signed root that the replayed updates do not lead to
     RULES = "rules"  # a validly signed head of a rules level that never was
+    POLICY = "policy"  # a validly signed head that changes the replicas unlawfully
     EPOCH = "epoch"  # a validly signed head of an epoch that is not the next one
     SIGNATURE = "signature"  # a head without the signatures of its replicas' policy
     UPDATE = "update"  # an update that the update law refuses
@@ -266,6 +267,20 @@ def _check_signature(realm: Realm, document: Document) -> Verdict:
     return Verdict(Standing.TESTIMONY, what)
 
 
+def _check_policy(realm: Realm, document: Document) -> Verdict:
+    ((head, signers),) = _heads(realm, document, 1)
+    _of_realm(realm, head.head)
+    changes = [encoding.decode_signed_head(data) for data in document.policy_heads]
+    if head.head.next_epoch_policy is None:
+        raise _Refuted("the head changes nothing about the replicas")
+    law = epoch_law.policy_at(realm, changes, head.head.epoch)
+    try:
+        epoch_law.check_policy_change(law, head.head.next_epoch_policy)
+    except VerificationError as error:
+        return _proven(f"the replicas signed an unlawful change of themselves: {error.what}", signers)
+    raise _Refuted("the change of the replicas is lawful")
+
+
 def _check_update(realm: Realm, document: Document) -> Verdict:
     step = decode_step(document.steps[-1]) if document.steps else None
     if not isinstance(step, UpdateStep):
@@ -288,6 +303,7 @@ _CHECKS: Mapping[str, Callable[[Realm, Document], Verdict]] = {
     Kind.HISTORY: _check_history,
     Kind.REALM: _check_realm,
     Kind.SIGNATURE: _check_signature,
+    Kind.POLICY: _check_policy,
     Kind.UPDATE: _check_update,
 }
 

@@ -59,7 +59,7 @@ def load_state(reader: Reader, realm: Realm) -> State:
         raise RowCorrupt("the state row cannot be read") from None
     return State(
         next_index=message.next_index,
-        chain=Chain(message.epoch, message.head_hash, message.issue_time_ms, policy),
+        chain=Chain(message.epoch, message.head_hash, message.issue_time_ms, policy, message.rules or 1),
         root_version=message.root_version,
         pending_updates=message.pending_updates,
     )
@@ -75,6 +75,7 @@ def encode_state(state: State) -> bytes:
         root_version=state.root_version,
         policy=encoding.policy_message(state.chain.policy),
         pending_updates=state.pending_updates,
+        rules=0 if state.chain.rules == 1 else state.chain.rules,
     )
     return encoding.canonical(message)
 

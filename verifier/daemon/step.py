@@ -229,7 +229,12 @@ def _contradiction(
         found.append(
             (Kind.CHAIN, Comparison("issue time", str(head.issue_time_ms), f"> {chain.issue_time_ms}"))
         )
-    kind = found[0][0] if found else Kind.SIGNATURE
+    if head.rules not in (chain.rules, chain.rules + 1):
+        found.append((Kind.RULES, Comparison("rules level", str(head.rules), f"{chain.rules} or one more")))
+    if not found:  # the only other thing that check_head looks at
+        keys = " ".join(key_id.hex() for key_id in (head.next_epoch_policy or chain.policy).keys)
+        found.append((Kind.POLICY, Comparison("replicas", keys, "one key added, removed or replaced")))
+    kind = found[0][0]
     what = "does not follow the replayed ones: " + ", ".join(compared.name for _, compared in found)
     proof: dict[str, Any] = {}
     if kind is Kind.HISTORY and chain.epoch:
