@@ -59,6 +59,7 @@ class Duties:
         self._log = log
         self._epochs = epochs
         self._clock = clock
+        self._losses = proposer.losses
         self._attempts = Attempts(epochs.retry_interval_ms, chance)
         self._admit = tuple(verifier.public_key for verifier in replica.machine.realm.verifiers)
         self._due: tuple[int, int] | None = None  # (last epoch, when the next was first seen to be due)
@@ -76,6 +77,9 @@ class Duties:
     async def pursue(self) -> None:
         """Propose what is owed now and was not tried too recently."""
         facts, replica = self._facts(), self._replica
+        if self._proposer.losses != self._losses:
+            self._losses = self._proposer.losses
+            self._attempts.start_over()
         owed = {
             duty_of(obligation): obligation
             for obligation in obligations.wanted(replica.store, replica.machine, replica.state, facts)

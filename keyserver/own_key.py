@@ -121,14 +121,17 @@ class KeyWatch:
         log_end: int,
         ask: Ask | None = None,
         evidence: Path | None = None,
+        former_ms: int = 0,
     ) -> None:
-        """`log_end` is the newest index of the log at the start: entries up to it may be of a former run."""
+        """Log entries of this key may be of a former life if they are up to `log_end`, the newest index that
+        was stored at the start, or say a time up to `former_ms` or the start.
+        """
         self._replica = replica
         self._realm = replica.machine.realm
         self._signer = signer
         self._clock = clock
         self._log_end = log_end
-        self._started_ms = clock()
+        self._former_ms = max(clock(), former_ms)
         self._ask = ask or ask_over_tls(self._realm)
         self._evidence = evidence
         self._verifiers: Sequence[Verifier] = [v for v in self._realm.verifiers if v.address]
@@ -182,10 +185,9 @@ class KeyWatch:
     def see_entries(self, entries: Sequence[LogEntry]) -> None:
         """Entries of the log, after they are written: is one validly this key's and not made here?"""
         for entry in entries:
-            digest = sha256(entry.payload).digest()
-            if digest in self._proposed:
-                self._proposed.discard(digest)
-            elif entry.index > self._log_end and self._is_own(entry.payload):
+            if entry.index <= self._log_end or sha256(entry.payload).digest() in self._proposed:
+                continue  # remembered still: a cluster may commit one proposal twice
+            if self._is_own(entry.payload):
                 self.accuse(Found(f"log entry {entry.index} is signed by this replica's key, but not by it"))
 
     def _is_own(self, payload: bytes) -> bool:
@@ -194,8 +196,8 @@ class KeyWatch:
         except Malformed:
             return False
         envelope = entry.envelope
-        if envelope.replica != self._signer.key_id or envelope.time_ms <= self._started_ms:
-            return False  # another's, or of a former run of this replica, still under way when it ended
+        if envelope.replica != self._signer.key_id or envelope.time_ms <= self._former_ms:
+            return False  # another's, or of a former life of this replica, still under way when it ended
         message = commands.envelope_message(self._realm.hash, envelope.encoded)
         return signatures.verify(self._signer.public_key, message, entry.signature)
 

@@ -1,8 +1,12 @@
 """From commands to the log: many commands in one signed envelope, one proposal under way at a time.
 
 While one envelope waits for the disk the next one fills, so the busier a replica is, the more commands
-share a sync. An envelope carries a clock reading of the moment it is proposed; a retried duty gets a fresh
-one. What was proposed may be lost: whoever needs it derives it again (`Attempts` says when), or asks again.
+share a sync. An envelope carries a clock reading of the moment it is proposed; what is tried again gets a
+fresh one.
+
+What was proposed may be lost with a leader. Then commands that somebody waits for are proposed again until
+their deadline: the log may contain them twice, and the step takes each once. Duties are derived again, and
+`Attempts` says when.
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ from typing import TypeVar
 import structlog
 import trio
 
+from keyserver.lives import Lives
 from keyserver.machine import commands
 from keyserver.machine.commands import Command, Delimiter
 from keyserver.signer import Quarantined, Signer
 from kv import crash_points
 from replication.interface import ReplicatedLog
-from replication.types import LogOverloaded
+from replication.types import ReplicationError
 from verifier import limits
 from verifier.errors import Reason, Refused
 
@@ -31,16 +36,21 @@ FRAME_BYTES = 16  # tags and lengths of one command and its private part in an e
 ENVELOPE_BYTES = 4 * 1024  # the rest of an entry, with room
 ENTRY_ROOM = limits.LOG_ENTRY_BYTES - ENVELOPE_BYTES
 QUEUED_BYTES_MAX = 64 * 1024 * 1024  # beyond it the log is hopelessly behind, and memory must not pay for it
+PAUSE_S = 0.05  # before a lost proposal is tried again: a new leader is found in a second
 BACKOFF_DOUBLINGS = 4  # a duty is tried again after at most 16 times the retry interval
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An encoded command, its private part (or b""), and whether it is a delimiter, alone in its entry."""
+    """An encoded command, its private part (or b""), and whether it is a delimiter, alone in its entry.
+
+    `until` somebody waits for it, in seconds of trio's clock; None: it is somebody's duty.
+    """
 
     command: bytes
     private: bytes = b""
     alone: bool = False
+    until: float | None = None
 
     @property
     def size(self) -> int:
@@ -56,10 +66,15 @@ class Proposer:
         signer: Signer,
         clock: Clock,
         proposed: Callable[[bytes], None] = lambda _: None,
+        lost: Callable[[], None] = lambda: None,
+        lives: Lives | None = None,
     ) -> None:
-        """`proposed` is told every entry BEFORE the log gets it."""
+        """`proposed` is told every entry BEFORE the log gets it; `lost` that duties may have been lost."""
         self._log = log
         self._proposed = proposed
+        self._lost = lost
+        self._lives = lives or Lives()
+        self.losses = 0  # how often duties may have been lost since the start
         self._signer = signer
         self._clock = clock
         self._queue: deque[Proposal] = deque()
@@ -68,12 +83,13 @@ class Proposer:
         self._held: dict[str, str] = {}  # by whom -> why
         self._logger = structlog.get_logger("proposer")
 
-    def submit(self, command: Command, private: bytes = b"") -> bytes:
-        """Queue a command; returns its id. Raises Refused: NOT_READY in quarantine or when the log is
-        behind.
+    def submit(self, command: Command, private: bytes = b"", until: float | None = None) -> bytes:
+        """Queue a command; returns its id. It is proposed again `until` then if the log loses it.
+
+        Raises Refused: NOT_READY in quarantine or when the log is behind.
         """
         encoded = commands.encode_command(command)
-        proposal = Proposal(encoded, private, isinstance(command, Delimiter))
+        proposal = Proposal(encoded, private, isinstance(command, Delimiter), until)
         self.require_signing()
         if self._bytes + proposal.size > QUEUED_BYTES_MAX:
             raise Refused(Reason.NOT_READY, "this replica's log is behind; try again")
@@ -110,20 +126,44 @@ class Proposer:
             if not batch:
                 self._filled = trio.Event()
                 continue
-            try:
-                entry = self._sign(batch)
-                self._proposed(entry)
-                crash_points.reach("P2")
-                await self._log.propose(entry)
-            except (LogOverloaded, Quarantined) as error:
-                self._logger.warning("proposal lost", commands=len(batch), error=type(error).__name__)
+            if not await self._propose(batch):
+                self._put_back(batch)
+                await trio.sleep(PAUSE_S)
+
+    async def _propose(self, batch: list[Proposal]) -> bool:
+        """Whether the log has taken the batch. Raises StorageError."""
+        now_ms = self._clock()
+        await self._lives.cover(now_ms)
+        try:
+            entry = self._sign(batch, now_ms)
+            self._proposed(entry)
+            crash_points.reach("P2")
+            await self._log.propose(entry)
+        except (ReplicationError, Quarantined) as error:
+            self._logger.warning("proposal lost", commands=len(batch), error=type(error).__name__)
+            return False
+        return True
+
+    def _put_back(self, batch: list[Proposal]) -> None:
+        """What somebody waits for comes first next time; duties are their owner's."""
+        waited_for = [proposal for proposal in batch if proposal.until is not None]
+        self._queue.extendleft(reversed(waited_for))
+        self._bytes += sum(proposal.size for proposal in waited_for)
+        if len(waited_for) < len(batch):
+            self.losses += 1
+            self._lost()
 
     def _take(self) -> list[Proposal]:
-        """The commands of the next entry: a delimiter by itself, or as many others as fit."""
+        """The commands of the next entry: a delimiter by itself, or as many others as fit. Those that nobody
+        waits for any more are left out.
+        """
         batch: list[Proposal] = []
-        size = 0
+        size, now = 0, trio.current_time()
         while self._queue and len(batch) < limits.COMMANDS_PER_ENTRY:
             proposal = self._queue[0]
+            if proposal.until is not None and proposal.until <= now:
+                self._bytes -= self._queue.popleft().size
+                continue
             if batch and (proposal.alone or batch[0].alone or size + proposal.size > ENTRY_ROOM):
                 break
             batch.append(self._queue.popleft())
@@ -131,10 +171,10 @@ class Proposer:
         self._bytes -= size
         return batch
 
-    def _sign(self, batch: list[Proposal]) -> bytes:
+    def _sign(self, batch: list[Proposal], now_ms: int) -> bytes:
         envelope = commands.encode_envelope(
             replica=self._signer.key_id,
-            time_ms=self._clock(),
+            time_ms=now_ms,
             commands=[proposal.command for proposal in batch],
         )
         signature = self._signer.sign_envelope(envelope)
@@ -162,6 +202,10 @@ class Attempts:
             wait_ms = self._retry_interval_ms * 2 ** min(made, BACKOFF_DOUBLINGS)
             self._next[duty] = (made + 1, now_ms + round(wait_ms * (0.75 + self._chance() / 2)))
         return due
+
+    def start_over(self) -> None:
+        """Try everything again at once: not the duties failed, but the way into the log."""
+        self._next = {}
 
     def next_ms(self) -> int | None:
         """When the first of the waiting duties may be proposed again."""

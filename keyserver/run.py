@@ -32,6 +32,7 @@ from keyserver.engines import engine_of
 from keyserver.erasure import Blanker
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
+from keyserver.lives import CEILING, Lives
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine
 from keyserver.metrics import Metrics
@@ -111,8 +112,10 @@ def assemble(
     around: Surroundings,
     limits: Limits | None = None,
     evidence: Path | None = None,
+    lives: Lives | None = None,
 ) -> Parts:
     """Put a replica together upon an open store and log; `evidence` is a folder for it. Raises Halt."""
+    lives = lives or Lives()
     metrics = Metrics()
     rates = RateLimits(
         limits or Limits(), seconds=around.seconds, observe=lambda limit: metrics.count("rate_limited", limit)
@@ -124,9 +127,9 @@ def assemble(
         observe=lambda source: metrics.count("vrf", source),
     )
     replica = Replica(Machine(realm, epochs.min_interval_ms), store, vrf, metrics)
-    log_end = log.status().stored_index
-    watch = KeyWatch(replica, signer, around.clock, log_end=log_end, evidence=evidence)
-    proposer = Proposer(log, signer, around.clock, watch.proposed)
+    log_end, former_ms = log.status().stored_index, lives.former_ms
+    watch = KeyWatch(replica, signer, around.clock, log_end=log_end, evidence=evidence, former_ms=former_ms)
+    proposer = Proposer(log, signer, around.clock, watch.proposed, replica.applied.wake, lives)
     duties = Duties(replica, signer, proposer, log, epochs, around.clock, around.chance)
     service = Service(
         replica,
@@ -251,6 +254,7 @@ async def run_replica(
             around=around or Surroundings(),
             limits=config.limits,
             evidence=quarantine.evidence_folder(config),
+            lives=Lives(config.sign_once_register.parent / CEILING),
         )
         doors = Doors(config, credentials, parts.service, parts.status, parts.metrics, parts.rates)
         folders = (config.data, config.sign_once_register.parent)

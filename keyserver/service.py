@@ -218,7 +218,7 @@ class Service:
         """Propose, wait for the verdict; the epoch it names. Raises Refused with the verdict's reason."""
         command_id = commands.command_id(commands.encode_command(command))
         with self._replica.waiters.expect(command_id) as decision, trio.move_on_at(until):
-            self._proposer.submit(command, private)
+            self._proposer.submit(command, private, until)
             number, since = await decision.wait()
             code = Code(number)
             if code is Code.APPLIED or (code is Code.DUPLICATE and isinstance(command, AddRatification)):

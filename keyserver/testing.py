@@ -20,6 +20,7 @@ from e2eks.v1 import types_pb2 as pb
 from keyserver.admission.gate import Gate
 from keyserver.config import Epochs, Registration
 from keyserver.data_directory import check_register
+from keyserver.lives import Lives
 from keyserver.machine import commands
 from keyserver.run import Parts, Surroundings, assemble, run_parts
 from keyserver.signer import Signer
@@ -124,6 +125,7 @@ async def running(
     around: Surroundings | None = None,
     over: Callable[[Store], Store] = lambda store: store,
     signer: Signer | None = None,
+    lives: Lives | None = None,
 ) -> AsyncIterator[Parts]:
     """The parts of a replica at work on `disk`, with epoch 1 signed (unless the signer is in quarantine).
 
@@ -146,6 +148,7 @@ async def running(
             signer=own,
             gate=Gate(registration, small.realm),
             around=around or Surroundings(),
+            lives=lives,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(run_parts, parts)

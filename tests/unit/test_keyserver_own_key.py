@@ -10,10 +10,11 @@ import pytest
 import trio
 
 from keyserver import quarantine
+from keyserver.lives import AHEAD_MS, Lives
 from keyserver.machine import commands, views
 from keyserver.machine.commands import SignHead
 from keyserver.own_key import KeyWatch, Unanswered, unaccounted
-from keyserver.run import Parts
+from keyserver.run import Parts, Surroundings
 from keyserver.testing import Disk, Person, SmallRealm, running, small_realm
 from verifier import encoding
 from verifier.crypto import hashing, signatures
@@ -126,6 +127,12 @@ async def until_quarantined(parts: Parts) -> None:
             await trio.lowlevel.checkpoint()
 
 
+async def until_applied(parts: Parts) -> None:
+    with trio.fail_after(PATIENCE):
+        while parts.replica.position.index < parts.log.status().committed_index:
+            await trio.lowlevel.checkpoint()
+
+
 def entry_by(small: SmallRealm, time_ms: int, *made: bytes) -> bytes:
     envelope = commands.encode_envelope(replica=small.replica, time_ms=time_ms, commands=list(made))
     message = commands.envelope_message(small.realm.hash, envelope)
@@ -145,7 +152,7 @@ async def test_a_log_entry_by_the_own_key_that_was_not_made_here_ends_signing(
     command: Callable[[Parts], bytes], tmp_path: Path
 ) -> None:
     async with running(SMALL, Disk(tmp_path)) as parts:
-        later_ms = parts.watch._started_ms + 1_000
+        later_ms = parts.watch._former_ms + 1_000
         await parts.log.propose(entry_by(SMALL, later_ms, command(parts)))
         await until_quarantined(parts)
         assert "log entry" in parts.signer.quarantined
@@ -154,20 +161,44 @@ async def test_a_log_entry_by_the_own_key_that_was_not_made_here_ends_signing(
 @pytest.mark.parametrize("payload", ["junk", "unsigned", "former run"])
 async def test_what_anybody_could_put_into_the_log_changes_nothing(payload: str, tmp_path: Path) -> None:
     async with running(SMALL, Disk(tmp_path)) as parts:
-        later_ms = parts.watch._started_ms + 1_000
+        later_ms = parts.watch._former_ms + 1_000
         tick = a_tick(parts)
         stranger = replace(SMALL, head_seed=bytes(32))
         envelope = commands.encode_envelope(replica=SMALL.replica, time_ms=later_ms, commands=[tick])
         made = {
             "junk": b"\xff",
             "unsigned": commands.encode_log_entry(envelope, bytes(64), [b""]),
-            "former run": entry_by(SMALL, parts.watch._started_ms, tick),
+            "former run": entry_by(SMALL, parts.watch._former_ms, tick),
         }
         assert stranger.replica != SMALL.replica
         await parts.log.propose(made[payload])
         with trio.fail_after(PATIENCE):
             assert await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), HERE)
         assert parts.signer.quarantined == ""
+
+
+async def test_what_a_former_life_proposed_may_arrive_late_and_twice_though_the_clock_went_back(
+    tmp_path: Path,
+) -> None:
+    lives = Lives(tmp_path / "ceiling")
+    before = Surroundings(clock=lambda: 900_000)
+    await lives.cover(900_000)
+    async with running(SMALL, Disk(tmp_path), around=before, lives=lives):
+        pass
+    after = Surroundings(clock=lambda: 500_000)
+    async with running(SMALL, Disk(tmp_path), around=after, lives=Lives(tmp_path / "ceiling")) as parts:
+        late = entry_by(SMALL, 900_000, a_tick(parts))
+        for _ in range(2):
+            await parts.log.propose(late)
+        again = entry_by(SMALL, 500_000, a_tick(parts))
+        parts.watch.proposed(again)
+        for _ in range(2):
+            await parts.log.propose(again)
+        await until_applied(parts)
+        assert parts.signer.quarantined == ""
+        ahead_of_all = 900_000 + AHEAD_MS + 1
+        await parts.log.propose(entry_by(SMALL, ahead_of_all, a_tick(parts)))
+        await until_quarantined(parts)
 
 
 async def test_a_stored_signature_that_the_register_lacks_ends_signing(tmp_path: Path) -> None:

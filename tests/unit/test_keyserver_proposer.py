@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from keyserver.machine import commands, private_parts
 from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, LogEntry, SubmitUpdate, Tick
@@ -32,6 +33,7 @@ class HeldLog:
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.asked = trio.Event()
+        self.taken = trio.Event()
         self.may_go = trio.Semaphore(0)
         self.failures: list[Exception] = []
 
@@ -41,6 +43,7 @@ class HeldLog:
         if self.failures:
             raise self.failures.pop(0)
         self.payloads.append(payload)
+        self.taken.set()
 
     def entries(self) -> list[LogEntry]:
         return [commands.decode_log_entry(payload) for payload in self.payloads]
@@ -53,10 +56,10 @@ Proposing = tuple[Proposer, HeldLog, Callable[[int], None]]
 
 
 @asynccontextmanager
-async def proposing(folder: Path) -> AsyncIterator[Proposing]:
+async def proposing(folder: Path, lost: Callable[[], None] = lambda: None) -> AsyncIterator[Proposing]:
     log, clock = HeldLog(), [1000]
     signer = Disk(folder).signer(SMALL)
-    proposer = Proposer(log, signer, lambda: clock[0])  # type: ignore[arg-type]  # the part of a log that is used
+    proposer = Proposer(log, signer, lambda: clock[0], lost=lost)  # type: ignore[arg-type]  # the part of a log that is used
 
     def set_clock(now_ms: int) -> None:
         clock[0] = now_ms
@@ -169,6 +172,53 @@ async def test_an_overloaded_log_loses_the_proposal_and_not_the_proposer(tmp_pat
         assert entry.envelope.command_ids == (kept,) != (lost,)
 
 
+# What a leader takes with it
+
+
+async def test_what_somebody_waits_for_is_proposed_again_first_with_a_fresh_clock(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with proposing(tmp_path) as (proposer, log, set_clock):
+        log.failures += [LogOverloaded("no leader"), LogOverloaded("no leader")]
+        deadline = trio.current_time() + 10
+        set_clock(1000)
+        first = proposer.submit(admission(1), until=deadline)
+        await log.asked.wait()
+        second = proposer.submit(admission(2), until=deadline)
+        set_clock(2000)
+        for _ in range(3):
+            log.may_go.release()
+        await log.taken.wait()
+        (entry,) = log.entries()
+        assert entry.envelope.command_ids == (first, second)
+        assert entry.envelope.time_ms == 2000
+        assert not log.failures
+
+
+async def test_what_nobody_waits_for_any_more_is_not_proposed_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with proposing(tmp_path) as (proposer, log, _):
+        log.failures += [LogOverloaded("no leader")] * 40
+        log.may_go = trio.Semaphore(1_000)
+        proposer.submit(admission(1), until=trio.current_time() + 1)
+        kept = proposer.submit(admission(2), until=trio.current_time() + 60)
+        await log.taken.wait()
+        (entry,) = log.entries()
+        assert entry.envelope.command_ids == (kept,)
+        assert proposer._bytes == 0
+
+
+async def test_lost_duties_are_their_owners_who_is_told(tmp_path: Path) -> None:
+    told = trio.Event()
+    async with proposing(tmp_path, lost=told.set) as (proposer, log, _):
+        log.failures.append(LogOverloaded("no leader"))
+        proposer.submit(Tick())
+        log.may_go.release()
+        await told.wait()
+        assert (proposer.losses, proposer._bytes, log.payloads) == (1, 0, [])
+
+
 async def test_a_broken_log_ends_the_proposer(tmp_path: Path) -> None:
     log = HeldLog()
     log.failures.append(StorageError("the disk is gone"))
@@ -227,6 +277,14 @@ def test_waits_are_spread_and_never_beyond_a_quarter(rng: random.Random) -> None
     assert min(waits) >= 750
     assert max(waits) <= 1250
     assert len(waits) > 50
+
+
+def test_after_a_loss_everything_is_due_at_once() -> None:
+    attempts = Attempts(100, chance=lambda: 0.5)
+    assert attempts.due(["a", "b"], 0) == ["a", "b"]
+    assert attempts.due(["a", "b"], 10) == []
+    attempts.start_over()
+    assert attempts.due(["a", "b"], 10) == ["a", "b"]
 
 
 def test_a_duty_that_is_fulfilled_is_forgotten_with_its_wait() -> None:
