@@ -101,7 +101,8 @@ class Transport:
         async with trio.open_nursery() as nursery:
             for name, address in self._addresses.items():
                 nursery.start_soon(self._dial_for_ever, name, address)
-            await trio.serve_listeners(self._accept, list(listeners))
+            if listeners:
+                await trio.serve_listeners(self._accept, list(listeners))
 
     def send(self, member: str, frame: bytes) -> None:
         """Queue a frame as `framed` makes it. Without a link it is dropped."""

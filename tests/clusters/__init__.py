@@ -32,11 +32,11 @@ class Cluster(Protocol):
         """End a member, and what it alone needs, as SIGKILL does."""
         ...
 
-    def cut(self, *groups: Collection[str]) -> None:
+    async def cut(self, *groups: Collection[str]) -> None:
         """Let nothing pass but within each group; who is in none is alone. Undoes earlier cuts."""
         ...
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """Let everything pass again."""
         ...
 
