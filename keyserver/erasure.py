@@ -14,6 +14,7 @@ import trio
 
 from keyserver.machine.erasure import OweBlanking, owed_blankings, without_parts
 from keyserver.replica import Replica
+from kv import crash_points
 from replication.interface import ReplicatedLog
 
 DUTIES_AT_ONCE = 64  # each rewrites files under its rows; more of them at once would hold up the next
@@ -52,11 +53,14 @@ class Blanker:
         """Blank, purge, and end the duties; False if somebody still reads what should be purged."""
         for one in owed:
             await self._blank(one)
+            crash_points.reach("E1")
         rows = sorted(frozenset[bytes]().union(*(one.deleted for one in owed)))
         if not await self._log.compact([one.log_index for one in owed]):
             return False
+        crash_points.reach("E2")
         if not await trio.to_thread.run_sync(self._replica.store.compact, rows):
             return False
+        crash_points.reach("E3")
         await self._replica.write_beside({duty: None for one in owed for duty in sorted(one.duties)})
         self._logger.info("private parts erased", entries=len(owed), rows=len(rows))
         return True

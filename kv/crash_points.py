@@ -1,9 +1,9 @@
 """Named places at which a test may end the process, to see what the next start makes of what is left.
 
-The names are those of the crash points in the order of an update's life (P), of a head's signature (S) and
-of a verifier's step (V). Nothing is armed unless the process is started with E2EKS_CRASH_AT="P11:3": the
-process then ends when it reaches P11 for the third time. Off, `reach` is one comparison. How a process ends
-itself is the business of who arms; this file does nothing to the world.
+The names are those of the crash points in the order of an update's life (P), of a head's signature (S), of
+a verifier's step (V) and of an erasure (E). Nothing is armed unless the process is started with
+E2EKS_CRASH_AT="P11:3": the process then ends when it reaches P11 for the third time. Off, `reach` is one
+comparison. How a process ends itself is the business of who arms; this file does nothing to the world.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ POINTS: Final[Mapping[str, CrashPoint]] = {
     "V3": CrashPoint("verifier/daemon/watch.py", _DAEMON, "the replayed steps are synced, nothing is signed"),
     "V4": CrashPoint("verifier/daemon/watch.py", _DAEMON, "a ratification is made and kept, not pushed"),
     "V5": CrashPoint("verifier/daemon/watch.py", _DAEMON, "a push is acknowledged, it is owed still"),
+    "E1": CrashPoint("keyserver/erasure.py", _SERVER, "an erased part of the log is blanked, others are not"),
+    "E2": CrashPoint("keyserver/erasure.py", _SERVER, "the log is blanked and purged, the database is not"),
+    "E3": CrashPoint("keyserver/erasure.py", _SERVER, "log and database are purged, the duty still stands"),
 }
 
 

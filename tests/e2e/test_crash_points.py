@@ -17,10 +17,11 @@ from kv.crash_points import KEYSERVER, POINTS, VARIABLE
 VERIFIERS = ("v1",)
 PEOPLE = 2
 PROCESS = {KEYSERVER: REPLICA, "verifier": "v1"}
+ELSEWHERE = ("replication/raft/", "keyserver/erasure.py")  # reached in a cluster; by erasures
 VICTIMS = tuple(
     (name, PROCESS[process])
     for name, point in POINTS.items()
-    if not point.file.startswith("replication/raft/")  # reached in a cluster alone
+    if not point.file.startswith(ELSEWHERE)
     for process in point.processes
 )
 IMPATIENCE = 0.2  # how often a process dies while it is still starting, or soon after

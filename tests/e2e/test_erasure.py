@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import signal
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,12 +15,15 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 
 import pytest
+from realm_processes.crashes import CrashingRealm
 from realm_processes.people import connect
 from realm_processes.realm import RealmProcesses
 
 from keyserver.demo.processes import command, run, wait_until
 from keyserver.demo.stage import REPLICA
+from kv.crash_points import POINTS, VARIABLE
 from verifier.client.client import Client
+from verifier.client.outcome import Unreachable
 from verifier.crypto.signatures import SigningKey
 from verifier.lookup import Erased, LookupResult, Present, Revoked
 
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 PIECE_BYTES = 12  # a journal cuts a value in two, compression seldom spares so many
 PIECES = 6
+POINTS_OF_ERASURE = tuple(name for name, point in POINTS.items() if point.file == "keyserver/erasure.py")
 
 
 @dataclass
@@ -152,6 +157,54 @@ def test_not_a_byte_of_the_erased_is_left_and_everything_verifies(realm: RealmPr
         assert isinstance(carol.at(client), Revoked)
     realm.check_alive()
     assert "Traceback" not in realm.log_of(REPLICA)
+
+
+def nothing_is_owed(realm: RealmProcesses) -> bool:
+    return b"e2eks_blanking_entries 0.0" in (realm.http("/metrics") or b"")
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> Iterator[CrashingRealm]:
+    stage = CrashingRealm(tmp_path / "realm", ("v1",))
+    try:
+        stage.open()
+        yield stage
+    finally:
+        stage.processes.stop_all()
+
+
+def test_dead_at_a_crash_point_of_the_blanker_it_is_forgotten_at_the_next_start(
+    crashing: CrashingRealm, rng: random.Random, count: Callable[[int], int]
+) -> None:
+    kept, gone = Somebody(crashing), list[Somebody]()
+    with talking_to(crashing) as client:
+        kept.publish(client)
+    for _ in range(count(1)):
+        for point in rng.sample(POINTS_OF_ERASURE, len(POINTS_OF_ERASURE)):
+            print(f"{point}: {POINTS[point].what}")
+            crashing.kill(REPLICA)
+            crashing.spawn(REPLICA, {VARIABLE: point})
+            wait_ready(crashing)
+            alice = Somebody(crashing)
+            with talking_to(crashing) as client:
+                for _ in range(2):
+                    alice.publish(client)
+                with suppress(Unreachable):  # the answer is under way when the process ends
+                    client.erase(alice.user_id, [alice.key])
+            assert crashing.wait_end(REPLICA) == -signal.SIGKILL
+            everything_is_purged = point == POINTS_OF_ERASURE[-1]
+            assert everything_is_purged != bool(traces(crashing.folder, alice.secrets))
+            gone.append(alice)
+            crashing.spawn(REPLICA)
+            wait_ready(crashing)
+            wait_forgotten(crashing, alice.secrets)
+            wait_until(lambda: nothing_is_owed(crashing), "the end of the duty")
+    with talking_to(crashing) as client:
+        for alice in gone:
+            alice.check_erased(client)
+        assert isinstance(kept.at(client), Present)
+    assert crashing.processes.stop(REPLICA) == 0
+    check_replica(crashing)
 
 
 def test_killed_in_the_middle_it_is_forgotten_all_the_same(
