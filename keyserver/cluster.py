@@ -17,6 +17,7 @@ import msgspec
 from keyserver import peer_certificates
 from replication.types import PeerTls
 
+QUOTA_BYTES = 2 * 1024 * 1024 * 1024  # etcd's own default
 LOCAL, RAFT, ETCD = "local", "raft", "etcd"
 ENGINES = (LOCAL, RAFT, ETCD)
 MEMBERS_MAX = 7  # a majority of more waits for ever slower disks; five lose any two
@@ -43,6 +44,7 @@ class ClusterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     authority: str
     members: dict[str, MemberTable]
     timing: Timing = Timing()
+    ready_without_majority: bool = False
 
 
 class EtcdTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +53,7 @@ class EtcdTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str
     authority: str
     prefix: str = ""
+    quota_bytes: int = QUOTA_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Cluster:
     members: dict[str, MemberTable]
     tls: PeerTls
     timing: Timing
+    ready_without_majority: bool  # /readyz: callers who only read need not go elsewhere
 
     def others(self, name: str) -> dict[str, str]:
         """Name -> host:port of the peers service, of all members but this."""
@@ -73,20 +77,24 @@ class Etcd:
     endpoints: tuple[str, ...]
     tls: PeerTls
     prefix: str
+    quota_bytes: int  # what etcd's own --quota-backend-bytes says
 
 
 def cluster_of(table: ClusterTable | None, folder: Path) -> Cluster | None:
     """The table with its paths made whole."""
     if table is None:
         return None
-    return Cluster(dict(sorted(table.members.items())), _tls(table, folder), table.timing)
+    members = dict(sorted(table.members.items()))
+    return Cluster(members, _tls(table, folder), table.timing, table.ready_without_majority)
 
 
 def etcd_of(table: EtcdTable | None, folder: Path, realm: str) -> Etcd | None:
     """The table with its paths made whole; without a prefix the realm's name keeps realms apart."""
     if table is None:
         return None
-    return Etcd(tuple(table.endpoints), _tls(table, folder), table.prefix or f"/e2eks/{realm}/")
+    return Etcd(
+        tuple(table.endpoints), _tls(table, folder), table.prefix or f"/e2eks/{realm}/", table.quota_bytes
+    )
 
 
 def _tls(table: ClusterTable | EtcdTable, folder: Path) -> PeerTls:
@@ -160,9 +168,11 @@ def effective(cluster: Cluster | None, etcd: Etcd | None) -> dict[str, Any]:
     if cluster is not None:
         members = {name: msgspec.structs.asdict(row) for name, row in cluster.members.items()}
         timing = msgspec.structs.asdict(cluster.timing)
-        shown["cluster"] = {**_paths(cluster.tls), "members": members, "timing": timing}
+        ready = {"ready_without_majority": cluster.ready_without_majority}
+        shown["cluster"] = {**_paths(cluster.tls), **ready, "members": members, "timing": timing}
     if etcd is not None:
-        shown["etcd"] = {**_paths(etcd.tls), "endpoints": list(etcd.endpoints), "prefix": etcd.prefix}
+        where = {"endpoints": list(etcd.endpoints), "prefix": etcd.prefix, "quota_bytes": etcd.quota_bytes}
+        shown["etcd"] = _paths(etcd.tls) | where
     return shown
 
 

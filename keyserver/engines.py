@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyserver.cluster import LOCAL, RAFT
+from keyserver.cluster import ETCD, LOCAL, RAFT
 from keyserver.config import Config
 from keyserver.machine import commands
 from replication.interface import ReplicatedLog
@@ -40,7 +40,11 @@ def engine_of(config: Config, refused: Refusals = lambda _address, _reason: None
     def open_raft(folder: Path, create: bool) -> ReplicatedLog:
         return _open_raft(config, folder, create, refused)
 
-    return {LOCAL: LOCAL_ENGINE, RAFT: Engine(RAFT, "raft", open_raft)}[config.replication]
+    def open_etcd(folder: Path, create: bool) -> ReplicatedLog:
+        return _open_etcd(config, folder, create)
+
+    engines = (LOCAL_ENGINE, Engine(RAFT, "raft", open_raft), Engine(ETCD, "etcd", open_etcd))
+    return next(engine for engine in engines if engine.name == config.replication)
 
 
 def _open_raft(config: Config, folder: Path, create: bool, refused: Refusals) -> ReplicatedLog:
@@ -63,6 +67,24 @@ def _open_raft(config: Config, folder: Path, create: bool, refused: Refusals) ->
         ),
         create=create,
         on_refused=refused,
+    )
+
+
+def _open_etcd(config: Config, folder: Path, create: bool) -> ReplicatedLog:
+    from replication.etcd.log import open_etcd_log
+
+    assert config.cluster is not None
+    assert config.etcd is not None
+    return open_etcd_log(
+        folder,
+        commands.public_part,
+        member=config.replica_name,
+        replicas=tuple(config.cluster.members),
+        endpoints=config.etcd.endpoints,
+        tls=config.etcd.tls,
+        prefix=config.etcd.prefix,
+        quota_bytes=config.etcd.quota_bytes,
+        create=create,
     )
 
 

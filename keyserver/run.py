@@ -113,6 +113,7 @@ def assemble(
     limits: Limits | None = None,
     evidence: Path | None = None,
     lives: Lives | None = None,
+    ready_alone: bool = False,
 ) -> Parts:
     """Put a replica together upon an open store and log; `evidence` is a folder for it. Raises Halt."""
     lives = lives or Lives()
@@ -142,7 +143,9 @@ def assemble(
         fresh_salt=around.fresh_salt,
         rates=rates,
     )
-    status = Status(name, replica, signer, log, around.clock, held=lambda: proposer.held)
+    status = Status(
+        name, replica, signer, log, around.clock, held=lambda: proposer.held, ready_alone=ready_alone
+    )
     return Parts(replica, signer, log, proposer, duties, service, status, metrics, rates, watch)
 
 
@@ -150,7 +153,7 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
     """Work until cancelled; the log is stopped then. Raises StorageError, Halt."""
     try:
         await parts.watch.look()  # BEFORE anything is signed: what was signed may have been forgotten
-        await parts.log.start(parts.replica.position.index + 1)
+        await _start(parts.log, parts.replica.position.index + 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follow, parts.log, parts.replica, parts.watch)
             nursery.start_soon(parts.proposer.run)
@@ -162,6 +165,15 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
     finally:
         with trio.CancelScope(shield=True):
             await parts.log.stop()
+
+
+async def _start(log: ReplicatedLog, lo: int) -> None:
+    try:
+        await log.start(lo)
+    except OSError as error:
+        raise ConfigError(
+            f"listen.replication cannot be bound: {error}. Is another process using it?"
+        ) from None
 
 
 def serve(config: Config, *, leave_diagnostic: bool = False) -> None:
@@ -255,6 +267,7 @@ async def run_replica(
             limits=config.limits,
             evidence=quarantine.evidence_folder(config),
             lives=Lives(config.sign_once_register.parent / CEILING),
+            ready_alone=config.cluster is not None and config.cluster.ready_without_majority,
         )
         doors = Doors(config, credentials, parts.service, parts.status, parts.metrics, parts.rates)
         folders = (config.data, config.sign_once_register.parent)

@@ -35,6 +35,8 @@ from verifier.update import Change, verify_update
 
 NextPage = Callable[[], Awaitable[bytes | None]]
 
+LAG_S = 2.0  # a replica that is further behind is not the one to ask
+
 ERASED = client_pb2.EraseResponse().SerializeToString(deterministic=True)
 
 
@@ -150,8 +152,9 @@ class Service:
         place = Located(user_id, *self._replica.vrf.locate(user_id, address))
         if entry.index != place.index:
             raise Refused(Reason.WRONG_INDEX, "the entry's index is not that of the user id in this realm")
-        change, since = self._early_verdict(asked)
         until = trio.current_time() + self._update_timeout
+        await self._come_so_far(asked.lookup.min_epoch)
+        change, since = self._early_verdict(asked)
         if change is not Change.UNCHANGED:
             command, private = self._command(asked, change)
             self._rates.signed_update(entry.index)
@@ -162,6 +165,20 @@ class Service:
         proof = await self._ratified_proof(place, asked, since, until, again=change is Change.UNCHANGED)
         crash_points.reach("P14")
         return proof
+
+    async def _come_so_far(self, epoch: int) -> None:
+        """Wait for an epoch that the caller has seen elsewhere: judged by older rows, an update that builds
+        on it would be refused for reasons that are none. Raises Refused (NOT_READY).
+        """
+        with trio.move_on_after(LAG_S):
+            while True:
+                turn = self._replica.applied.turn()  # BEFORE looking
+                if self._replica.state.signed_epoch >= epoch:
+                    return
+                await turn.wait()
+        raise Refused(
+            Reason.NOT_READY, f"this replica has not come to epoch {epoch}; ask another one, or later"
+        )
 
     def _early_verdict(self, asked: requests.Update) -> tuple[Change, int]:
         """The update law upon the rows of this moment; the step decides. Also the epoch of the current

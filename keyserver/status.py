@@ -19,6 +19,7 @@ from verifier.realm import fingerprint
 from verifier.types import QuorumExpr
 
 SCHEMA = "e2eks.status/1"
+LEADERLESS_S = 3.0  # elections are over by then, unless there is no majority
 
 
 class Status:
@@ -35,8 +36,12 @@ class Status:
         clock: Clock,
         seconds: Callable[[], float] = time.monotonic,
         held: Callable[[], str] = str,
+        *,
+        ready_alone: bool = False,
     ) -> None:
-        """`held` says why the replica takes nothing new, or ""."""
+        """`held` says why the replica takes nothing new, or "". `ready_alone`: callers need not go elsewhere
+        while it has no majority, because they only read.
+        """
         self._name = name
         self._replica = replica
         self._signer = signer
@@ -44,6 +49,8 @@ class Status:
         self._clock = clock
         self._seconds = seconds
         self._held = held
+        self._ready_alone = ready_alone
+        self._leader_seen = seconds()
         self._started = seconds()
         self._caught_up_at = log.status().committed_index
         self._fingerprint = fingerprint(replica.machine.realm)
@@ -73,7 +80,22 @@ class Status:
             return f"in quarantine, this replica only reads: {self._signer.quarantined}"
         if self._replica.state.signed_epoch == 0:
             return "no epoch is signed yet"
-        return self._held()
+        return self._held() or ("" if self._ready_alone else self.alone())
+
+    def alone(self) -> str:
+        """Why nothing can be decided here, in a cluster without a majority, or ""."""
+        log, now = self._log.status(), self._seconds()
+        if not log.role or log.leader_name:
+            self._leader_seen = now
+        quiet_s = now - self._leader_seen
+        if quiet_s < LEADERLESS_S:
+            return ""
+        state = self._replica.state
+        age_s = max(self._clock() - state.issue_time_ms, 0) // 1000
+        return (
+            f"no majority: no leader was heard of for {quiet_s:.0f} s. Lookups are answered from epoch "
+            f"{state.signed_epoch}; the newest head is {age_s} s old"
+        )
 
     def record(self) -> dict[str, Any]:
         """The status document, schema e2eks.status/1."""
@@ -87,8 +109,10 @@ class Status:
             "key_id": self._signer.key_id.hex(),
             "ready": not reason,
             "reason": reason,
+            "alone": self.alone(),
             "quarantined": self._signer.quarantined,
             "diagnostic": bool(self.diagnostic),
+            **self._log_record(),
             "applied_index": replica.position.index,
             "state_digest": replica.position.digest.hex(),
             "epoch": state.epoch,
@@ -103,6 +127,30 @@ class Status:
                 for holder, end_ms in self.certificates_ms.items()
             },
             "head": self._head() if state.signed_epoch else None,
+        }
+
+    def _log_record(self) -> dict[str, Any]:
+        """How the log stands; without a cluster, role, term and leader say nothing."""
+        log = self._log.status()
+        return {
+            "engine": log.engine,
+            "role": log.role,
+            "term": log.term,
+            "leader": log.leader_name,
+            "committed_index": log.committed_index,
+            "stored_index": log.stored_index,
+            "lag": max(log.committed_index - self._replica.position.index, 0),
+            "warnings": list(log.warnings),
+            "members": [
+                {
+                    "name": member.name,
+                    "connected": member.connected,
+                    "heard_s": None if member.heard_s is None else round(member.heard_s, 3),
+                    "match_index": member.match_index,
+                    "problem": member.problem,
+                }
+                for member in log.members
+            ],
         }
 
     def _head(self) -> dict[str, Any]:

@@ -142,3 +142,19 @@ def mutated(good: bytes, rng: random.Random) -> bytes:
         else:
             data += rng.randbytes(rng.randint(1, 8))
     return bytes(data)
+
+
+async def test_an_update_waits_until_the_replica_has_come_to_the_epoch_its_sender_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyserver.service.LAG_S", 0.01)
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        alice = Person.named("alice", SMALL)
+        first = alice.draft({"ssh": b"1"})
+        first.lookup_parameters.min_epoch = parts.replica.state.signed_epoch
+        assert await parts.service.update(first.SerializeToString(), HERE)
+        behind = alice.draft({"ssh": b"2"})
+        behind.lookup_parameters.min_epoch = 1_000
+        with pytest.raises(Refused) as caught:
+            await parts.service.update(behind.SerializeToString(), HERE)
+        assert caught.value.reason is Reason.NOT_READY
