@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterator
 from kv.interface import StorageError, Store
 from kv.keys import u64
 from replication.chain import FIRST_LINK, next_link
-from replication.raft.messages import NO_OP, Entry
+from replication.raft.messages import EACH_BYTES, NO_OP, Entry
 from replication.raft.rows import (
     FIRST_INDEX,
     Places,
     RaftTables,
-    Row,
     check_rows,
     decode_row,
+    encode_row,
     entry_key,
     open_log,
     read_row,
@@ -61,7 +61,8 @@ class Journal:
         self.term = opened.term
         self.vote = opened.vote
         self.commit = opened.commit  # Raft's index, durable or not
-        self._link = opened.link
+        self._link = opened.link  # of the newest entry
+        self._application = opened.places.application(opened.last)
         self._places = opened.places  # replaced, never changed: other threads read it
         self._staged: dict[bytes, bytes | None] = {}
         self._durable = opened.last  # entries up to here are as they are on the disk
@@ -95,7 +96,7 @@ class Journal:
         batch: list[Entry] = []
         size = 0
         for entry in self._entries(lo, min(lo + entries_max, self.last + 1)):
-            size += len(entry[0]) + 16
+            size += len(entry[0]) + EACH_BYTES
             if batch and size > bytes_max:
                 break
             batch.append(entry)
@@ -109,14 +110,13 @@ class Journal:
             self._truncate(index)
         if index != self.last + 1 or term > self.term:
             raise JournalConflict(f"Raft entry {index} of term {term} cannot follow entry {self.last}")
-        application = self._places.application(self.last)
         if command == NO_OP:
             self._places = Places((*self._places.no_ops, index))
             self._staged[RaftTables.NO_OPS.key(u64(index))] = b""
         else:
-            application += 1
-            self._link = next_link(self._link, application, self._public_part(command[1:]))
-        self._staged[entry_key(index)] = Row(term, application, self._link, command).encode()
+            self._application += 1
+            self._link = next_link(self._link, self._application, self._public_part(command[1:]))
+        self._staged[entry_key(index)] = encode_row(term, self._application, self._link, command)
         self.last = index
         self._cache[index] = (command, index, term)
         self._cached_bytes += len(command) + CACHE_ENTRY_BYTES
@@ -202,7 +202,7 @@ class Journal:
         if self._public_part(row.command[1:]) != self._public_part(payload):
             raise PublicPartChanged(f"the public part of entry {index} would change")
         command = row.command[:1] + payload
-        self._store.write({entry_key(place): Row(row.term, row.application, row.link, command).encode()})
+        self._store.write({entry_key(place): encode_row(row.term, row.application, row.link, command)})
         if place in self._cache:
             self._cached_bytes += len(command) - len(row.command)
             self._cache[place] = (command, place, row.term)
@@ -251,6 +251,7 @@ class Journal:
         self._durable = min(self._durable, self.last)
         self._cached_from = min(self._cached_from, index)
         self._link = self._link_at(self.last)
+        self._application = self._places.application(self.last)
 
     def _link_at(self, index: int) -> bytes:
         if index < FIRST_INDEX:

@@ -23,6 +23,7 @@ NUMBER_MAX = 2**62
 # One message: large enough for the largest payloads, small enough that a slow peer holds little memory.
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_ENTRIES_MAX = 4096
+EACH_BYTES = 16  # what an entry weighs in a message besides its payload
 
 
 class BadMessage(ReplicationError):
@@ -45,7 +46,7 @@ def check_message(message: Message) -> None:
 
 def batch_bytes(payloads: Sequence[bytes]) -> int:
     """Return what payloads or commands weigh against BATCH_BYTES_MAX: their bytes and some for each."""
-    return sum(map(len, payloads)) + 16 * len(payloads)
+    return sum(map(len, payloads)) + EACH_BYTES * len(payloads)
 
 
 def _type_of(message: Message) -> str:

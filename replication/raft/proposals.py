@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from replication.raft.engine import Engine
 from replication.raft.events import Chance, Outcome
 from replication.raft.journal import Journal
-from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Message, batch_bytes
+from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, EACH_BYTES, Message, batch_bytes
 
 # In a leader's log and not committed, or sent to the leader and not placed. Beyond it proposers must wait.
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
@@ -208,7 +208,7 @@ def _prefix(payloads: Sequence[bytes], count_max: int, bytes_max: int) -> int:
     """Return how many of the first payloads fit."""
     size = 0
     for count, payload in enumerate(payloads[:count_max]):
-        size += batch_bytes((payload,))
+        size += len(payload) + EACH_BYTES
         if size > bytes_max:
             return count
     return min(len(payloads), count_max)

@@ -36,6 +36,9 @@ class RaftTables(TableSet):
     COMMIT = Table(b"c", Kind.LOCAL)  # one row: u64 raft index known to be committed; written with others
 
 
+_ENTRIES = RaftTables.ENTRIES.key()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One entry as it is stored. Raft's index is its key."""
@@ -44,10 +47,6 @@ class Row:
     application: int  # index of the newest application entry up to and including this one
     link: bytes
     command: bytes
-
-    def encode(self) -> bytes:
-        """Return the value of the row."""
-        return _HEAD.pack(self.term, self.application, self.link) + self.command
 
 
 class Places:
@@ -81,9 +80,14 @@ class Opened:
     commit: int
 
 
+def encode_row(term: int, application: int, link: bytes, command: bytes) -> bytes:
+    """Return the value of an entry's row."""
+    return _HEAD.pack(term, application, link) + command
+
+
 def entry_key(index: int) -> bytes:
     """Return the key of the entry with Raft's `index`."""
-    return RaftTables.ENTRIES.key(u64(index))
+    return _ENTRIES + u64(index)
 
 
 def vote_row(term: int, vote: str | None) -> bytes:
@@ -161,11 +165,11 @@ def open_log(store: Store, public_part: PublicPart) -> Opened:
 
 
 def _begin(store: Store) -> None:
-    first = Row(0, 0, FIRST_LINK, NO_OP)
+    first = encode_row(0, 0, FIRST_LINK, NO_OP)
     store.write(
         {
             RaftTables.FORMAT.key(): FORMAT,
-            entry_key(FIRST_INDEX): first.encode(),
+            entry_key(FIRST_INDEX): first,
             RaftTables.NO_OPS.key(u64(FIRST_INDEX)): b"",
             RaftTables.VOTE.key(): vote_row(0, None),
             RaftTables.COMMIT.key(): u64(FIRST_INDEX),
