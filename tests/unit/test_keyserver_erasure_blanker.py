@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -81,8 +82,8 @@ async def test_nothing_is_rewritten_while_the_disk_has_no_room(tmp_path: Path, a
         await parts.service.update(alice.update({"ssh": KEY}), HERE)
         submit = parts.proposer.submit
 
-        def then_hold(command: commands.Command, private: bytes = b"") -> bytes:
-            command_id = submit(command, private)
+        def then_hold(command: commands.Command, *others: Any) -> bytes:
+            command_id = submit(command, *others)
             if isinstance(command, commands.Erase):
                 parts.proposer.hold("the test", "no room")
             return command_id
