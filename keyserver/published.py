@@ -17,7 +17,7 @@ from keyserver.machine.state import ReplicaState
 from kv.interface import Reader
 from verifier import encoding, policy
 from verifier.errors import Reason, Refused
-from verifier.types import QuorumExpr, Realm
+from verifier.types import AuthorizationPolicy, QuorumExpr, Realm
 
 LOOKBACK_EPOCHS = 4096  # a lookup walks back no further, however long the realm's TTL is
 REMEMBERED_HEADS = 1024  # encoded heads by (epoch, quorum): a few KiB each
@@ -42,13 +42,17 @@ class Published:
         self._newest: dict[bytes, int | None] = {}
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._known: frozenset[bytes] | None = None
+        self._policies: tuple[tuple[int, AuthorizationPolicy], ...] | None = None
+        self._meant: dict[tuple[bytes, int], QuorumExpr] = {}
 
     def after(self, state: ReplicaState, changed: Collection[int], *, listed: bool) -> Published:
         """The view after a batch that brought signatures on the heads of `changed`; `listed`: a verifier
         too.
         """
         view = Published(self.realm, self.reader, state)
-        view._known = None if listed or state.policy is not self.state.policy else self._known
+        if state.policy is self.state.policy:
+            view._known = None if listed else self._known
+            view._policies, view._meant = self._policies, self._meant
         if changed:
             view._epochs = {epoch: kept for epoch, kept in self._epochs.items() if epoch not in changed}
         else:
@@ -61,7 +65,23 @@ class Published:
             listed = [key_id for key_id, row in views.verifiers(self.reader).items() if row.listed]
             named = [verifier.key_id for verifier in self.realm.verifiers]
             self._known = frozenset((*self.state.policy.keys, *listed, *named))
-        return policy.satisfied(quorum, self._known)
+        return policy.satisfied(self.meant(quorum, self.state.epoch + 1), self._known)
+
+    def meant(self, quorum: QuorumExpr, epoch: int) -> QuorumExpr:
+        """What a quorum asks of the head of `epoch`: who meant the replicas before a change means those
+        after it.
+        """
+        if self._policies is None:
+            self._policies = views.policies(self.reader, self.realm.genesis_policy)
+        until = [law for first, law in self._policies if first <= epoch]
+        if len(until) == 1:
+            return quorum
+        key = encoding.encode_quorum(quorum), len(until)
+        if key not in self._meant:
+            if len(self._meant) >= REMEMBERED_HEADS:
+                self._meant = {}
+            self._meant[key] = policy.succeed(quorum, until)
+        return self._meant[key]
 
     def signers(self, epoch: int) -> EpochSigners:
         """The stored signatures of an epoch that has its majority."""
@@ -76,7 +96,9 @@ class Published:
 
     def is_ratified(self, epoch: int, quorum: QuorumExpr) -> bool:
         """Whether the head of `epoch` has its majority and satisfies `quorum`."""
-        return 1 <= epoch <= self.state.signed_epoch and policy.satisfied(quorum, self.signers(epoch).signers)
+        if not 1 <= epoch <= self.state.signed_epoch:
+            return False
+        return policy.satisfied(self.meant(quorum, epoch), self.signers(epoch).signers)
 
     def newest(self, quorum: QuorumExpr, not_before_ms: int) -> int | None:
         """The newest epoch that satisfies `quorum` and was issued at `not_before_ms` or later, or None."""
@@ -96,7 +118,7 @@ class Published:
             kept = self.signers(epoch)
             if kept.issue_time_ms < not_before_ms:
                 return None
-            if policy.satisfied(quorum, kept.signers):
+            if policy.satisfied(self.meant(quorum, epoch), kept.signers):
                 return epoch
         return None
 
@@ -132,7 +154,8 @@ class Published:
         key = epoch, encoding.encode_quorum(quorum)
         head = self._heads.get(key)
         if head is None:
-            head = views.signed_head(self.reader, epoch, frozenset(quorum.all_candidates()))
+            wanted = frozenset(self.meant(quorum, epoch).all_candidates())
+            head = views.signed_head(self.reader, epoch, wanted)
             if len(self._heads) >= REMEMBERED_HEADS:
                 self._heads = {}
             self._heads[key] = head

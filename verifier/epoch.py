@@ -214,12 +214,21 @@ def check_majority(law: AuthorizationPolicy, head: SignedHead) -> None:
 
 
 def policy_at(realm: Realm, changes: Iterable[SignedHead], epoch: int) -> AuthorizationPolicy:
-    """P(epoch), following the heads that changed the policy, in order, from genesis.
+    """P(epoch), the last of `policies_until`."""
+    return policies_until(realm, changes, epoch)[-1]
+
+
+def policies_until(
+    realm: Realm, changes: Iterable[SignedHead], epoch: int
+) -> tuple[AuthorizationPolicy, ...]:
+    """P(1) to P(epoch), repeats left out, following the heads that changed the policy, in order, from
+    genesis.
 
     Raises VerificationError unless every change is of this realm, in order, and signed under the policy
     before it.
     """
     law = realm.genesis_policy
+    followed = [law]
     last = 0
     for change in changes:
         head = change.head
@@ -230,4 +239,5 @@ def policy_at(realm: Realm, changes: Iterable[SignedHead], epoch: int) -> Author
             raise VerificationError("policy", "the chain of policy heads is out of order or without a change")
         check_majority(law, change)
         law, last = head.next_epoch_policy, head.epoch
-    return law
+        followed.append(law)
+    return tuple(followed)

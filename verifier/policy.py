@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from verifier.crypto import signatures
@@ -44,6 +44,21 @@ def default_quorum(replicas: Collection[bytes], verifiers: Collection[bytes]) ->
     if not verifiers:
         return majority(replicas)
     return QuorumExpr(threshold=2, subexpressions=(majority(replicas), majority(verifiers)))
+
+
+def succeed(expr: QuorumExpr, policies: Sequence[AuthorizationPolicy]) -> QuorumExpr:
+    """What `expr` asks of a head whose replicas' policies are `policies`, P(1) to P(n), repeats left out.
+
+    A part that is the quorum of a former policy means the replicas, whoever they are by now: it is read as
+    the quorum of P(n). All else, single keys of replicas too, means what it says.
+    """
+    *former, present = policies
+    if not expr.subexpressions:
+        asked = expr.threshold, frozenset(expr.candidates)
+        known = ((law.quorum.threshold, frozenset(law.quorum.candidates)) for law in former)
+        return present.quorum if asked in known else expr
+    subexpressions = tuple(succeed(sub, policies) for sub in expr.subexpressions)
+    return QuorumExpr(expr.threshold, expr.candidates, subexpressions)
 
 
 def tolerated_faults(policy: AuthorizationPolicy) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 from e2eks.v1 import client_pb2
-from samples import BOB, EVE, REALM, VERIFIERS, key
+from samples import BOB, EVE, REALM, REPLICAS, VERIFIERS, key
 from simulated_realm import ADDRESSES, SimulatedRealm, one_of_each
 from simulated_realm.asking import KEYS, LIMIT_MS, OTHER, USER, altered, client_of, three_epochs
 
@@ -261,6 +261,46 @@ def test_a_change_of_replicas_is_followed_by_the_chain_from_genesis(world: Simul
     assert asked == ["Lookup", "PolicyHeads", "Consistency"]
     client.lookup(USER)
     assert [method for _, method in world.calls].count("PolicyHeads") == 1
+
+
+def rolled(world: SimulatedRealm) -> SimulatedRealm:
+    """Every replica has got a new key, one after the other; the realm file names the former ones."""
+    keys = list(REPLICAS)
+    for number in range(len(keys)):
+        keys[number] = key(f"rolled-{number}")
+        world.close(next_replicas=tuple(keys))
+    world.close()
+    return world
+
+
+def test_a_client_pinned_before_every_key_was_rolled_accepts_after(world: SimulatedRealm) -> None:
+    pins = MemoryPins()
+    client = client_of(world, pins)
+    client.lookup(USER)
+    rolled(world)
+    assert isinstance(client.lookup(USER), Present)
+    assert client.ask(USER).newest_epoch == world.epoch
+    assert len(pins.load().changes) == len(REPLICAS)
+
+
+def test_a_client_of_the_first_day_starts_after_every_key_was_rolled(world: SimulatedRealm) -> None:
+    assert isinstance(client_of(rolled(world), MemoryPins()).lookup(USER), Present)
+
+
+def test_an_epoch_of_the_former_replicas_is_placed_in_the_history_of_the_new(world: SimulatedRealm) -> None:
+    client = client_of(rolled(world), MemoryPins())
+    answer = client.ask(USER, epoch=2)
+    assert (answer.result.head.head.epoch, answer.newest_epoch) == (2, world.epoch)
+
+
+def test_former_replicas_sign_nothing_any_more(world: SimulatedRealm) -> None:
+    client = client_of(rolled(world), MemoryPins())
+    client.lookup(USER)
+    world.close()
+    world.replicas[-1] = REPLICAS
+    with pytest.raises(NotRatified) as refused:
+        client.lookup(USER)
+    assert refused.value.cause == "quorum"
 
 
 def test_without_the_chain_new_replicas_count_for_nothing(world: SimulatedRealm) -> None:

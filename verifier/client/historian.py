@@ -14,6 +14,7 @@ from e2eks.v1 import client_pb2
 
 from verifier import consistency, encoding, limits, lookup, proof_encoding
 from verifier import epoch as epoch_law
+from verifier import policy as quorums
 from verifier.client.outcome import Unreachable
 from verifier.client.pins import CHANGES_HELD, Pins, PinState
 from verifier.client.transport import Transport
@@ -80,10 +81,11 @@ class Historian:
     def trust(self, epoch: int, state: PinState | None = None) -> Trust:
         """What a head of `epoch` is judged by, as far as the policy chain is known."""
         state = state or self.state()
+        policies = epoch_law.policies_until(self._realm, state.changes, epoch)
         return Trust(
             realm=self._realm,
-            quorum=self._quorum,
-            replicas=epoch_law.policy_at(self._realm, state.changes, epoch),
+            quorum=quorums.succeed(self._quorum, policies),
+            replicas=policies[-1],
             pinned=state.head_at(epoch),
             pinned_epoch=state.epoch_of(self._quorum),
         )
@@ -124,9 +126,15 @@ class Historian:
         """The newest head the server has, proven to continue `held`, and not older than accepted before."""
         proof, raw = self._ask(address, held.head.epoch, 0)
         epoch = proof.new_head.head.epoch
+        try:
+            with judging("Consistency", raw):
+                newest = _verified(self.trust(epoch), held, proof)
+        except (BadAnswer, NotRatified):
+            if not self.learn_policy(address):
+                raise
+            with judging("Consistency", raw):
+                newest = _verified(self.trust(epoch), held, proof)
         trust = self.trust(epoch)
-        with judging("Consistency", raw):
-            newest = _verified(trust, held, proof)
         if epoch < trust.pinned_epoch:
             what = f"epoch {epoch} was answered, epoch {trust.pinned_epoch} was seen before"
             raise NotRatified("rollback", what)
