@@ -26,6 +26,8 @@ from replication.raft.messages import (
 from replication.raft.progress import Progress
 
 LONG_AGO = float("-inf")
+# So many elections nobody misses. Whoever speaks of a later term lies, and must not bring terms to an end.
+TERMS_AHEAD_MAX = 2**20
 ROLES = {core.FOLLOWER: Role.FOLLOWER, core.CANDIDATE: Role.CANDIDATE, core.LEADER: Role.LEADER}
 
 
@@ -82,7 +84,7 @@ class Engine(core.CORE.SyncObj):  # type: ignore[misc,name-defined]  # untyped p
         Raises JournalConflict when it cannot be true.
         """
         progress, handle = self._progress.get(sender), HANDLERS.get(message["type"])
-        if progress is None:
+        if progress is None or message["term"] > self.term + TERMS_AHEAD_MAX:
             return True
         progress.heard = self.now
         if handle is not None:

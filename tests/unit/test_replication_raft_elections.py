@@ -8,7 +8,7 @@ from raft_members import Cluster, outcomes
 
 from replication.raft.events import Outcome, Received, Role, Timing
 from replication.raft.journal import JournalConflict
-from replication.raft.messages import Message
+from replication.raft.messages import NUMBER_MAX, Message
 
 
 def tell(cluster: Cluster, receiver: str, sender: str, **message: object) -> None:
@@ -190,6 +190,18 @@ def test_whoever_speaks_of_a_term_that_is_over_is_told(rng: random.Random) -> No
     last_turn = cluster.nodes[leader].last
     assert last_turn is not None
     assert (last_turn.role, last_turn.term, term(cluster, leader)) == (Role.FOLLOWER, 7, 7)
+
+
+def test_a_term_from_far_ahead_is_no_term(rng: random.Random) -> None:
+    """Nothing honest is there, and a liar must not bring the terms to their end."""
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower, liar = others(cluster, leader)
+    for receiver in (leader, follower):
+        tell(cluster, receiver, liar, type="higher_term", term=NUMBER_MAX)
+        tell(cluster, receiver, liar, type="pre_vote", term=NUMBER_MAX, last_log_index=9, last_log_term=9)
+    cluster.run(3.0)
+    assert cluster.leaders == {1: leader}
 
 
 def test_a_second_leader_of_a_term_is_not_heard(rng: random.Random) -> None:
