@@ -53,6 +53,15 @@ class Driver:
         self._proposals = Proposals(self._engine, journal, chance, timing.settle_s)
         self._told_to = journal.committed_to
 
+    def know_committed(self, application: int) -> None:
+        """Say, BEFORE the first turn, that entries up to an application index were applied here.
+
+        Raises StorageError when the log ends before.
+        """
+        self._journal.know_committed(application)
+        self._engine.take_over_commit()
+        self._told_to = self._journal.committed_to
+
     def turn(self, inbox: Sequence[Event]) -> Turn:
         """Take in what happened, make it durable, and say what to send. Blocks on the disk.
 

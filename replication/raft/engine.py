@@ -66,9 +66,13 @@ class Engine(core.CORE.SyncObj):  # type: ignore[misc,name-defined]  # untyped p
         others = [self._nodes[name] for name in self._progress]
         super().__init__(self._nodes[member], others, settings, transport=self.outbox)
         core.check_fields(self)
-        self._SyncObj__raftLastApplied = journal.commit
+        self.take_over_commit()
         if not others:
             self._SyncObj__raftElectionDeadline = LONG_AGO
+
+    def take_over_commit(self) -> None:
+        """Take the commit index from the journal."""
+        self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied = self._journal.commit
 
     # The turn.
 

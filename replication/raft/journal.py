@@ -137,6 +137,19 @@ class Journal:
             raise JournalConflict(f"{index} is committed, but the log has {self.commit} to {self.last}")
         self.commit = index
 
+    def know_committed(self, application: int) -> None:
+        """Say that entries up to an application index are committed, because they were applied here.
+
+        The row of the commit index may lag behind that. Raises StorageError when the log ends before.
+        """
+        if application > self.last_application:
+            raise StorageError(
+                f"entry {application} was applied, but the log ends at {self.last_application}"
+            )
+        if application > self.committed_to:
+            self.set_commit(self._places.raft(application))
+            self._publish()
+
     @property
     def staged(self) -> bool:
         """Whether there is anything that the next sync() would make durable."""

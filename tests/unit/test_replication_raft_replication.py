@@ -228,6 +228,24 @@ def test_how_far_entries_are_committed_is_found_again_without_a_leader(rng: rand
         cluster.kill(name)
 
 
+def test_what_was_applied_is_known_to_be_committed(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    cluster.propose(leader, b"x", b"y", b"z")
+    cluster.run(1.0, lambda: len(cluster.settled) == 3)
+    for name in cluster.names:
+        cluster.kill(name)
+    node = cluster.start(leader)
+    node.driver.know_committed(2)
+    assert len(node.log()) in (2, 3)
+    with pytest.raises(StorageError, match="ends at 3"):
+        node.driver.know_committed(4)
+    for name in others(cluster, leader):
+        cluster.start(name)
+    cluster.elect()
+    assert cluster.agree() == [b"x", b"y", b"z"]
+
+
 def test_a_member_knows_how_the_others_stand(rng: random.Random) -> None:
     cluster = Cluster(3, rng)
     leader = cluster.elect()
