@@ -204,7 +204,7 @@ def test_every_replica_can_be_exchanged_one_after_the_other(replica: Replica) ->
 
 
 def test_endorsements_count_by_the_new_set(replica: Replica) -> None:
-    one, two, three = replica.replicas
+    one, _, three = replica.replicas
     replica.changed(add=NEW, remove=three)
     by_former = draft(replica.realm, User.named("bob"), endorsers=[one, three])
     assert replica.submit(by_former) is Code.PROOF_INVALID

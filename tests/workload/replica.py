@@ -50,13 +50,14 @@ class Replica:
         by: Key | None = None,
         time_ms: int | None = None,
         parts: Sequence[bytes] = (),
-        rules: int = limits.RULES,
+        rules: int | None = None,
     ) -> bytes:
         """The payload of a signed entry around the commands, by the first replica unless said otherwise."""
         key = by or self.replicas[0]
         wire = [one if isinstance(one, bytes) else commands.encode_command(one) for one in given]
         time = self.clock_ms if time_ms is None else time_ms
-        encoded = commands.encode_envelope(replica=key.id, time_ms=time, commands=wire, rules=rules)
+        level = self.state.rules if rules is None else rules
+        encoded = commands.encode_envelope(replica=key.id, time_ms=time, commands=wire, rules=level)
         message = commands.envelope_message(self.realm.hash, encoded)
         return commands.encode_log_entry(encoded, key.sign(message), parts)
 
