@@ -241,19 +241,17 @@ class Follower:
         listing.keys_only = True
         listing.min_create_revision = since.revision + 1
         listing.sort_order, listing.sort_target = api.RangeRequest.ASCEND, api.RangeRequest.CREATE
-        answer = self._client.txn(
-            api.TxnRequest(success=[get(self._keys.base), api.RequestOp(request_range=listing)])
-        )
-        row = only(answer.responses[0])
-        base = Base.decode(b"" if row is None else row.value)
-        if base.index > since.index:
-            raise StorageError(
-                f"etcd has the log from entry {base.index + 1} on: copy that of another replica"
-            )
+        asked = [*self._asked(), api.RequestOp(request_range=listing)]
+        answer = self._client.txn(api.TxnRequest(success=asked))
         now = answer.header.revision
-        rows = answer.responses[1].response_range.kvs
-        self._take(self._fetched([kv.key for kv in rows], now))
+        self._learn(now, answer.responses)
+        base = self._view.base
+        if base is not None and base.index > since.index:
+            raise StorageError(_MISSING.format(base.index + 1, since.index))
+        keys = [row.key for row in answer.responses[3].response_range.kvs]
+        self._take(self._fetched(keys, now))
         self._copy.skip(now)
+        self._compare_reports()
 
     def _fetched(self, keys: Sequence[bytes], revision: int) -> Iterator[Arrival]:
         for key in keys:
