@@ -27,18 +27,24 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-m", module, *arguments]
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A loopback port that is free now, and that the kernel gives to nobody else.
+    """A loopback port that is free now, and that neither the kernel nor this process gives to anybody else.
 
     Below the ephemeral range: who retries a closed port in that range may in the end connect to itself.
     """
     while True:
         port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
 
 
