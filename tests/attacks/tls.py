@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
+import signal
 import socket
 import ssl
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -23,12 +27,14 @@ from simulated_realm import SimulatedRealm
 from simulated_realm.server import Certificates, make_certificates, serving
 
 from attacks.calls import NOBODY, WireSurface, said
-from keyserver.demo.stage import HOST
+from keyserver.demo.processes import wait_until
+from keyserver.demo.stage import HOST, REPLICA
 from verifier import encoding
 from verifier.client.client import Client
 from verifier.client.outcome import status_of
 from verifier.client.pins import MemoryPins
 from verifier.client.transport import GrpcTransport
+from verifier.crypto.signatures import public_key
 
 Pair = tuple[bytes, bytes]
 SETTINGS_ACKNOWLEDGED = b"\x00\x00\x00\x04\x01\x00\x00\x00\x00"
@@ -40,6 +46,13 @@ class Push(NamedTuple):
 
     by: str
     pair: Pair | None
+
+
+class LatePush(NamedTuple):
+    """A lawful ratification by v4, over its own connection, after the list of verifiers changed."""
+
+    change: str
+    connection: str
 
 
 class Knock(NamedTuple):
@@ -82,6 +95,60 @@ class Tls(WireSurface):
         reply = Door(own.address, own.roots, push.pair).call(VERIFICATION + "PushRatification", data)
         self.realm.check_alive()
         return said(reply)
+
+    # Who may push no longer
+
+    def make_late_push(self, change: str, connection: str) -> LatePush:
+        return LatePush(change, connection)
+
+    def judge_late_push(self, push: LatePush) -> str:
+        """SIGHUP lets the replica read the list again; the connection is from before, or new."""
+        door, path = self.realm.push("v4"), VERIFICATION + "PushRatification"
+        with door.channel() as channel:
+            rpc: Any = channel.unary_unary(path)
+            with suppress(grpc.RpcError):
+                rpc(b"", timeout=DEADLINE_S)  # malformed, but the connection is there
+            with self._changed_list(push.change):
+                head = self.newest_head()
+                data = encoding.encode_signed_head(head, [self.ratified(head, "v4")])
+                if push.connection == "new":
+                    return said(door.call(path, data))
+                try:
+                    rpc(data, timeout=DEADLINE_S)
+                except grpc.RpcError as error:
+                    return said(reply_of(error))
+        return "OK"
+
+    @contextmanager
+    def _changed_list(self, change: str) -> Iterator[None]:
+        place = self.realm.replica / "verifiers.json"
+        before = place.read_bytes()
+        rows = {row["public_key"]: row for row in json.loads(before)}
+        own = self.realm.key_of("v4").public_key.hex()
+        certificate, _ = self._issued(like="v4", by_v4=False)
+        another = {"public_key": public_key(bytes(range(32))).hex()}
+        renewed = {**another, "tls_certificate_pem": certificate.decode("ascii")}
+        match change:
+            case "removed":
+                del rows[own]
+            case "another key":
+                rows[own] |= another
+            case "another key and certificate":
+                rows[own] |= renewed
+        self._reload(place, json.dumps(list(rows.values())).encode())
+        try:
+            yield
+        finally:
+            self._reload(place, before)
+
+    def _reload(self, place: Path, data: bytes) -> None:
+        def renewals() -> int:
+            return self.realm.log_of(REPLICA).count("certificates renewed")
+
+        so_far = renewals()
+        place.write_bytes(data)
+        self.realm.processes.running[REPLICA].send_signal(signal.SIGHUP)
+        wait_until(lambda: renewals() > so_far, "the list to be read again")
 
     def _pair_of(self, name: str) -> Pair:
         pair = self.realm.push(name).pair
