@@ -46,8 +46,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	@PYTHONPATH=tools:tests $(RUN) -P tools/bench.py $(ARGS)
 
-sim:
-	@echo "make sim: the simulator arrives with the cluster of replicas; one machine has nothing to simulate yet" >&2; exit 2
+sim: $(STAMP)
+	@PYTHONPATH=tests:proto:. $(RUN) -P tools/simulate.py $(ARGS)
 
 soak: $(STAMP)
 	@E2EKS_SOAK=20 $(RUN) -m pytest -m "" $(ARGS)

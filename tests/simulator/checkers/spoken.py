@@ -1,0 +1,46 @@
+"""Nothing leaves a member before it is durable: when a process ends, its disk holds what its last answers and
+votes spoke of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keyserver.machine import commands
+from replication.raft.journal import Journal
+from simulator.checkers import Checker
+from simulator.disk import Disk
+from simulator.world import Violation
+
+if TYPE_CHECKING:
+    from replication.raft.events import Turn
+    from simulator.replica import ReplicaSite
+    from simulator.world import World
+
+
+class Spoken(Checker):
+    name = "spoken"
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._acknowledged: dict[str, int] = {}  # Raft's index
+        self._voted: dict[str, tuple[int, str]] = {}
+
+    def turned(self, site: ReplicaSite, turn: Turn) -> None:
+        for member, message in turn.outgoing:
+            if message["type"] == "next_node_idx" and message["success"]:
+                self._acknowledged[site.name] = message["next_node_idx"] - 1
+            elif message["type"] == "response_vote":
+                self._voted[site.name] = message["term"], member
+
+    def ended(self, site: ReplicaSite, why: str) -> None:
+        acknowledged = self._acknowledged.pop(site.name, 0)
+        term, member = self._voted.pop(site.name, (0, ""))
+        if site.tainted or "log" not in site.disk.views:
+            return
+        copy = Disk("copy", self.world.chance("copy"), views=dict(site.disk.views))
+        journal = Journal(copy.open_store("log"), commands.public_part)
+        if journal.last < acknowledged:
+            raise Violation(self.name, f"{site.name} acknowledged entry {acknowledged}, has {journal.last}")
+        if journal.term < term or (journal.term == term and journal.vote != member):
+            raise Violation(self.name, f"{site.name} has forgotten its vote of term {term}")

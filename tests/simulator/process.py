@@ -1,0 +1,328 @@
+"""The process of a replica, which is shipped code end to end.
+
+What is written here is only what `run` and `log` of the shipped rooms do under trio, in the same order:
+a turn of the driver, then its messages; committed entries applied and written, then announced; then duties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import count
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from keyserver import data_directory, own_key
+from keyserver.config import Epochs
+from keyserver.duties import Duties
+from keyserver.erasure import Blanker
+from keyserver.machine import commands, notices, views
+from keyserver.machine.codes import Code
+from keyserver.machine.commands import AddRatification, SubmitUpdate
+from keyserver.machine.erasure import owed_blankings
+from keyserver.machine.state import Machine
+from keyserver.own_key import KeyWatch
+from keyserver.proposer import Proposer
+from keyserver.replica import Batch, Replica
+from keyserver.service import Located, Service
+from keyserver.signer import Signer
+from keyserver.verifier_log import encode_page
+from keyserver.vrf_cache import VrfCache
+from replication.raft.codec import Encoder, decode
+from replication.raft.driver import Driver
+from replication.raft.events import Event, Outcome, Proposed, Role, Timing
+from replication.raft.journal import Journal
+from replication.types import RUN_BYTES_MAX, RUN_ENTRIES_MAX, LogEntry, NoLeader, ProposalLost
+from simulator.cast import seed_of
+from simulator.seams import Event as Settled
+from simulator.seams import finish
+from simulator.world import MS, SECOND
+from verifier import encoding
+from verifier.signonce import RegisterMissing, SignOnceRegister
+
+if TYPE_CHECKING:
+    from simulator.replica import ReplicaSite
+
+Messages = Sequence[tuple[str, Any]]
+EPOCHS = Epochs(min_interval_ms=500, max_interval_ms=1_500, retry_interval_ms=250)
+TIMING = Timing(election_min_s=0.7, election_max_s=1.4, heartbeat_s=0.2, quorum_s=1.6, settle_s=2.5)
+LOOK_EVERY_US = 2 * SECOND
+NOTHING_COUNTED: Any = SimpleNamespace(
+    count=lambda *_, **__: None, set=lambda *_: None, observe=lambda *_: None
+)
+NO_LIMITS: Any = SimpleNamespace(
+    lookup=lambda *_: None, update=lambda *_: None, signed_update=lambda *_: None,
+    unknown_names=SimpleNamespace(take=lambda _: None),
+)  # fmt: skip
+
+ENDINGS = {Outcome.REFUSED: NoLeader, Outcome.UNKNOWN: ProposalLost}
+
+
+class Log:
+    """The replicated log as the proposer and the duties of one process see it."""
+
+    def __init__(self, process: ReplicaProcess) -> None:
+        self._process = process
+        self._tokens = count(1)
+        self.waiting: list[Proposed] = []
+        self._open: dict[int, tuple[Settled, list[Outcome]]] = {}
+
+    async def propose(self, payload: bytes) -> None:
+        self._process.world.judges.proposing(self._process.site, payload)
+        token, settled, outcome = next(self._tokens), Settled(), []
+        self._open[token] = settled, outcome
+        self.waiting.append(Proposed(token, payload))
+        self._process.site.wake()
+        await settled.wait()
+        if outcome[0] is not Outcome.COMMITTED:
+            raise ENDINGS[outcome[0]](outcome[0].value)
+
+    def settle(self, token: int, outcome: Outcome) -> None:
+        settled, place = self._open.pop(token, (None, []))
+        if settled is not None:
+            place.append(outcome)
+            settled.set()
+
+    def leader_hint(self) -> bool:
+        return self._process.leads
+
+    def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
+        return self._process.journal.read(lo, hi, max_bytes)
+
+    async def rewrite_private(self, index: int, payload: bytes) -> None:
+        self._process.journal.rewrite_private(index, payload)
+
+    async def compact(self, indices: Collection[int]) -> bool:
+        return self._process.journal.compact(indices)
+
+    def status(self) -> Any:
+        journal = self._process.journal
+        stored = journal.last_application
+        return SimpleNamespace(committed_index=journal.committed_to, stored_index=stored)
+
+
+@dataclass
+class Waiting:
+    """An update or a ratification whose answer is owed to its sender."""
+
+    decided: Callable[[Code, int], None]
+    since: int = 0
+
+
+class ReplicaProcess:
+    """The shipped parts of one running replica. Raises what their opening raises."""
+
+    def __init__(self, site: ReplicaSite) -> None:
+        self.site, world = site, site.world
+        self.world = world
+        self.journal = Journal(site.disk.open_store("log"), commands.public_part)
+        self.log = Log(self)
+        self.store = site.disk.open_store("db")
+        self.signer = open_signer(site)
+        self.leads = False
+        data_directory.check_register(self.store, self.log, self.signer)
+        self.driver = Driver(
+            member=site.name,
+            members=world.members,
+            journal=self.journal,
+            clock=world.seconds,
+            chance=world.chance("raft", site.name, site.lives),
+            timing=TIMING,
+        )
+        vrf = VrfCache(self.store, self.signer.vrf_prove, limiter=NO_LIMITS.unknown_names)
+        machine = Machine(world.cast.realm, EPOCHS.min_interval_ms)
+        self.replica = Replica(machine, self.store, vrf, NOTHING_COUNTED)
+        self.driver.know_committed(self.replica.position.index)
+        end = self.journal.last_application
+        self.watch = KeyWatch(self.replica, self.signer, site.clock, log_end=end, ask=lambda _: b"")
+        self.proposer = Proposer(self.log, self.signer, site.clock, self.watch.proposed)
+        chance = world.chance("duties", site.name, site.lives).random
+        self.duties = Duties(self.replica, self.signer, self.proposer, self.log, EPOCHS, site.clock, chance)
+        self.service = Service(
+            self.replica, self.signer, self.proposer, NO_LIMITS, realm_json=b"", update_timeout_ms=5_000,
+            clock=site.clock, fresh_salt=lambda: bytes(32), rates=NO_LIMITS,
+        )  # fmt: skip
+        self.blanker = Blanker(self.replica, self.log)  # type: ignore[arg-type]
+        self._proposing = self.proposer.run()
+        self._waiting: dict[bytes, list[Waiting]] = {}
+        self._proofs: list[Callable[[], bool]] = []
+        self._duties_at = 0
+        self._look_at = 0
+        self._shown = 0
+        self._standing: tuple[Role | None, int] = (None, 0)
+
+    # One turn
+
+    def run(self, inbox: list[Event]) -> int:
+        """Everything there is to do now; microseconds until there is more. Raises StorageError, Halt."""
+        self._look()
+        turn = self.driver.turn([*inbox, *self.log.waiting[: len(self.log.waiting)]])
+        self.log.waiting.clear()
+        if (turn.role, turn.term) != self._standing:
+            self._standing = turn.role, turn.term
+            self.world.note(self.site.name, turn.role, "of term", turn.term)
+        self.leads = turn.role is Role.LEADER
+        self.world.judges.turned(self.site, turn)
+        self._send(turn.outgoing)
+        applied = self._apply(turn.committed_to)
+        for token, outcome in turn.settled:
+            self.log.settle(token, outcome)
+        if applied or self.world.now >= self._duties_at:
+            self._pursue()
+        self._proposing.send(None)
+        if self.log.waiting:
+            return 200
+        return min(round(self.driver.wait_s() * SECOND), self._duties_at - self.world.now)
+
+    def _send(self, outgoing: Any) -> None:
+        lie = self.site.lie
+        told = [(member, lie(member, message) if lie else message) for member, message in outgoing]
+        for member, message in carried(told):
+            self.world.network.send(self.site.name, member, message)
+
+    def _apply(self, committed: int) -> bool:
+        done = False
+        while self.replica.position.index < committed:
+            lo = self.replica.position.index + 1
+            entries = self.journal.read(lo, min(committed + 1, lo + RUN_ENTRIES_MAX), RUN_BYTES_MAX)
+            before = self.replica.position
+            batch = self.replica.apply(entries)
+            self.watch.see_entries(entries)
+            self.watch.see_batch(batch)
+            self.replica.announce(batch)
+            self.world.judges.applied(self.site, before, entries, batch)
+            self._note(batch)
+            self._answer(batch)
+            done = True
+        return done
+
+    def _note(self, batch: Batch) -> None:
+        position = batch.position
+        self.world.note(self.site.name, "applied", position.index, position.digest)
+        for notice in batch.notices:
+            if isinstance(notice, notices.HeadComposed | notices.HeadSigned):
+                self.world.note(self.site.name, type(notice).__name__, notice.epoch)
+
+    def _pursue(self) -> None:
+        if not self.signer.quarantined and not self.proposer.held:
+            finish(self.duties.pursue())
+        self._duties_at = self.world.now + round(self.duties._pause_ms() * MS)
+        self._show()
+
+    def _answer(self, batch: Batch) -> None:
+        for notice in batch.notices:
+            if isinstance(notice, notices.CommandDecided):
+                for waiting in self._waiting.pop(notice.command_id, ()):
+                    waiting.decided(notice.code, notice.epoch)
+        self._proofs = [answer for answer in self._proofs if not answer()]
+
+    # What others ask
+
+    def submit(
+        self, command: SubmitUpdate | AddRatification, part: bytes, decided: Callable[[Code, int], None]
+    ) -> None:
+        """Raises Refused."""
+        command_id = self.proposer.submit(command, part)
+        self._waiting.setdefault(command_id, []).append(Waiting(decided))
+        self.site.wake()
+
+    def update(self, command: SubmitUpdate, part: bytes, decided: Callable[[Code, int], None]) -> None:
+        """As `Service.update`: what stands already is not proposed again. Raises Refused."""
+        entry = command.update.entry
+        found = views.current_entry(self.store, entry.index)
+        if found is not None and found.update.entry.hash == entry.hash:
+            decided(Code.APPLIED, -found.since_epoch)
+        else:
+            self.submit(command, part, decided)
+
+    def when_ratified(self, since: int, give: Callable[[int], None]) -> None:
+        """Give the epoch to show once there is one: `since`, or one not before it where it is negative."""
+        quorum = self.world.cast.realm.verification_policy.quorum
+
+        def answer() -> bool:
+            published = self.replica.published
+            newest = published.newest(quorum, 0) if since < 0 else None
+            if newest is not None and newest >= -since:
+                give(newest)
+            elif published.is_ratified(since, quorum):
+                give(since)
+            else:
+                return False
+            return True
+
+        if not answer():
+            self._proofs.append(answer)
+
+    def proof_at(self, user_id: str, epoch: int, lookup: Any) -> bytes:
+        place = Located(user_id, *self.replica.vrf.locate(user_id, ""))
+        return self.service._proof(self.replica.published, place, epoch, lookup)
+
+    def steps(self, start: int) -> bytes | None:
+        """A page of the verifier log, None where there is none yet."""
+        if start > self.replica.state.verifier_log_size:
+            return None
+        return encode_page(views.verifier_steps(self.store, start, 32 * 1024, 200))
+
+    def push(self, request: bytes, key_id: bytes, answer: Callable[[bytes | None], None]) -> None:
+        """A verifier's ratification; `answer` gets the response, or None for a refusal. Raises Refused."""
+        pushed = encoding.decode_signed_head(request)
+        if not self.service._check_pushed(pushed, key_id):
+            answer(self.service._standing(key_id))
+            return
+
+        def decided(code: Code, _: int) -> None:
+            good = code in (Code.APPLIED, Code.DUPLICATE)
+            answer(self.service._standing(key_id) if good else None)
+
+        self.submit(AddRatification(pushed), b"", decided)
+
+    # Beside the log
+
+    def _show(self) -> None:
+        """Show the newest own signature to the other replicas, directly."""
+        newest = self.signer.newest_signed()
+        if newest is None or newest.epoch == self._shown:
+            return
+        self._shown = newest.epoch
+        shown = views.signed_head(self.store, newest.epoch, {self.signer.key_id})
+        for member in self.world.members:
+            if member != self.site.name:
+                wait = self.world.network.delay_us(self.site.name)
+                self.world.after(wait, lambda member=member: self.site.show(member, shown))
+
+    def _look(self) -> None:
+        """What verifiers ratified with this replica's signature; BEFORE anything is signed."""
+        if self.world.now < self._look_at or self.signer.quarantined:
+            return
+        self._look_at = self.world.now + LOOK_EVERY_US
+        owed = owed_blankings(self.store, 4)
+        if owed:
+            finish(self.blanker.pay(owed))
+        for shown in self.site.ask_verifiers():
+            found = own_key.unaccounted(self.store, self.world.cast.realm, self.signer, shown)
+            if found is not None:
+                self.watch.accuse(found)
+
+    def see_shown(self, shown: bytes) -> None:
+        """Another replica shows its signed head."""
+
+
+def carried(outgoing: Messages) -> Messages:
+    """The messages of a turn as their receivers decode them. To each member its own encoder: a liar tells
+    them different entries of the same names.
+    """
+    encoders: dict[str, Encoder] = {}
+    return [
+        (member, decode(encoders.setdefault(member, Encoder()).encode(message)))
+        for member, message in outgoing
+    ]
+
+
+def open_signer(site: ReplicaSite) -> Signer:
+    """In quarantine where the register is missing."""
+    seeds = seed_of("simulated", "replica", site.number), site.world.cast.vrf_seed
+    try:
+        register = SignOnceRegister.open(site.register, key_id=site.key.id)
+    except RegisterMissing as error:
+        return Signer(site.world.cast.realm, *seeds, None, why=str(error))
+    return Signer(site.world.cast.realm, *seeds, register)

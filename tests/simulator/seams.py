@@ -1,0 +1,169 @@
+"""Where the simulator stands in for what shipped code takes from the world: files, waiting, and time.
+
+Signatures, VRF and decoding are pure functions with results that never change: remembering these by all
+their arguments changes no verdict, and spares each replica of a schedule what another has computed already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any, TypeVar
+from unittest import mock
+
+import structlog
+
+import keyserver.duties
+import keyserver.erasure
+import keyserver.proposer
+import keyserver.replica
+import verifier.signonce
+from keyserver.machine import commands
+from simulator.disk import Files
+from verifier import encoding
+from verifier.crypto import signatures, vrf
+
+T = TypeVar("T")
+REMEMBERED_MAX = 20_000
+
+
+class Event:
+    """As trio's, for a coroutine that is resumed by hand and looks again each time."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def __await__(self) -> Generator[None, None, None]:
+        while not self._set:
+            yield
+
+    async def wait(self) -> None:
+        await self
+
+
+class Lock:
+    """As trio's, among coroutines that are run to their end one after the other."""
+
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+def finish(coroutine: Any) -> Any:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("a coroutine that should be finished at once waits")
+
+
+def _remembering(function: Callable[..., T], key: Callable[..., Any]) -> Callable[..., T]:
+    known: dict[Any, T] = {}
+
+    def remembered(*given: Any) -> T:
+        asked = key(*given)
+        if asked not in known:
+            if len(known) >= REMEMBERED_MAX:
+                known.clear()
+            known[asked] = function(*given)
+        return known[asked]
+
+    return remembered
+
+
+async def _run_sync(function: Callable[..., T], *given: object, **_: object) -> T:
+    return function(*given)
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Compute each signature, verification and VRF proof, and decode the same bytes, once."""
+    secret = signatures.SigningKey
+    everything = [
+        (owner, name, lambda *given: given)
+        for owner, names in (
+            (signatures, ("verify", "sign")),
+            (vrf, ("verify",)),
+            (commands, ("decode_log_entry", "public_part")),
+            (
+                encoding,
+                ("decode_head", "decode_policy", "decode_signed_head", "decode_update", "decode_entry"),
+            ),
+        )
+        for name in names
+    ]
+    with ExitStack() as patched:
+        for owner, name, key in (
+            *everything,
+            (secret, "sign", lambda self, message: (self.public_key, message)),
+            (vrf, "prove", lambda key, alpha: (key.public_key, alpha)),
+        ):
+            patched.enter_context(mock.patch.object(owner, name, _remembering(getattr(owner, name), key)))
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nobody reads the logs of thousands of simulated processes."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        processors=[lambda *given: str(given[2])],
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+class Sleep:
+    """Over when the world's time has come so far; whoever resumes it has asked to be woken then."""
+
+    def __init__(self, seconds: Callable[[], float], until: float) -> None:
+        self._seconds, self._until = seconds, until
+
+    def __await__(self) -> Generator[None, None, None]:
+        while self._seconds() < self._until:
+            yield
+
+
+@contextmanager
+def surroundings(
+    files: Files, seconds: Callable[[], float], alarm: Callable[[float], None]
+) -> Iterator[None]:
+    """Shipped code sees these files and this time while a world runs. `alarm`: wake whoever runs, so many
+    seconds from now.
+    """
+
+    async def sleep(wait_s: float) -> None:
+        alarm(wait_s)
+        await Sleep(seconds, seconds() + wait_s)
+
+    waiting = SimpleNamespace(
+        Event=Event,
+        to_thread=SimpleNamespace(run_sync=_run_sync),
+        current_time=seconds,
+        sleep=sleep,
+        Lock=Lock,
+    )
+    locks = SimpleNamespace(LOCK_EX=0, LOCK_NB=0, flock=lambda *_: None)
+    with ExitStack() as patched:
+        for module, name, value in (
+            (keyserver.duties, "trio", waiting),
+            (keyserver.erasure, "trio", waiting),
+            (keyserver.replica, "trio", waiting),
+            (keyserver.proposer, "trio", waiting),
+            (verifier.signonce, "os", files),
+            (verifier.signonce, "fcntl", locks),
+        ):
+            patched.enter_context(mock.patch.object(module, name, value))
+        yield
