@@ -35,10 +35,10 @@ class RaftCluster:
         authority = PeersAuthority(folder / "peers")
         self._tls = {name: authority.member(name) for name in ports}
         self._folder = folder
-        self._running: dict[str, RaftLog] = {}
+        self.running: dict[str, RaftLog] = {}
 
     async def start(self, name: str, lo: int = 1) -> ReplicatedLog:
-        log = self._running[name] = self.open(name)
+        log = self.running[name] = self.open(name)
         await log.start(lo)
         return log
 
@@ -55,7 +55,7 @@ class RaftCluster:
         )
 
     async def stop(self, name: str) -> None:
-        await self._running.pop(name).stop()
+        await self.running.pop(name).stop()
 
     async def kill(self, name: str) -> None:
         """Stopping says nothing to the others, and everything that counts is synced: that is all of it."""
@@ -69,7 +69,7 @@ class RaftCluster:
         await trio.to_thread.run_sync(self._links.heal)
 
     async def stop_all(self) -> None:
-        for name in list(self._running):
+        for name in list(self.running):
             await self.stop(name)
 
     def _port_for(self, name: str, other: str) -> int:
