@@ -30,6 +30,9 @@ class RaftCluster:
 
     def __init__(self, folder: Path, ports: dict[str, int], links: Links) -> None:
         self.names = tuple(ports)
+        self.configured = dict.fromkeys(
+            ports, self.names
+        )  # whom each member takes for members when it starts
         self._ports = ports
         self._links = links
         authority = PeersAuthority(folder / "peers")
@@ -48,7 +51,7 @@ class RaftCluster:
             self._folder / name,
             public_half,
             member=name,
-            members={other: f"{HOST}:{self._port_for(name, other)}" for other in self.names},
+            members={other: f"{HOST}:{self._port_for(name, other)}" for other in self.configured[name]},
             listen=f"{HOST}:{self._ports[name]}",
             tls=self._tls[name],
             timing=TIMING,

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from clusters.checks import CLUSTER_CHECKS, PARTITION_CHECKS, Check
+from clusters.checks import CLUSTER_CHECKS, PARTITION_CHECKS, Check, agree, payloads, say, say_all
 from clusters.raft import RaftCluster, raft_clusters
 
 from replication.interface import ReplicatedLog
@@ -39,3 +39,31 @@ async def test_a_raft_log_conforms(
 @pytest.mark.parametrize("check", [*CLUSTER_CHECKS, *PARTITION_CHECKS], ids=lambda check: check.__name__)
 async def test_raft_clusters_conform(tmp_path: Path, rng: random.Random, check: Check) -> None:
     await check(raft_clusters(tmp_path), rng)
+
+
+async def test_a_member_is_added_and_another_removed_by_rolling_restart(tmp_path: Path) -> None:
+    """One change at a time: the majorities of what was and of what is have a member in common."""
+    async with raft_clusters(tmp_path)(4) as cluster:
+        three, four, last = ("r1", "r2", "r3"), cluster.names, ("r2", "r3", "r4")
+        cluster.configured = dict.fromkeys(four, three)
+        logs = {name: await cluster.start(name) for name in three}
+        await say_all(logs["r1"], payloads("three", 3))
+
+        async def restart(name: str, members: tuple[str, ...]) -> None:
+            cluster.configured[name] = members
+            if name in logs:
+                await cluster.stop(name)
+            logs[name] = await cluster.start(name)
+            await say(logs[name], b"with " + name.encode())
+
+        for name in (*three, "r4"):
+            await restart(name, four)
+        await say_all(logs["r4"], payloads("r4", 3))
+        await agree(logs, b"all four")
+        await cluster.stop("r1")
+        del logs["r1"]
+        for name in last:
+            await restart(name, last)
+        agreed = await agree(logs, b"end")
+        assert [*payloads("three", 3)] == agreed[:3]
+        assert set(payloads("r4", 3)) < set(agreed)
