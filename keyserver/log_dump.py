@@ -95,6 +95,15 @@ def _command(command: commands.Command) -> dict[str, Any]:
             details = {}
         case commands.Erase(index, entry_hash, made):
             details = {"index": index.hex(), "entry_hash": entry_hash.hex(), "signatures": len(made)}
+        case commands.ChangeReplicas(change, made):
+            details = {
+                "base": change.base.hex(),
+                "replicas": [key_id.hex() for key_id in change.policy.keys],
+                "not_after_ms": change.not_after_ms,
+                "approvals": [approval.key_id.hex() for approval in made],
+            }
+        case commands.AnnounceRules(rules):
+            details = {"rules": rules}
         case commands.Unreadable(code):
             details = {"code": code.name}
     return {"command": type(command).__name__, **details}

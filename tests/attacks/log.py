@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from e2eks.v1 import command_pb2 as pb
 from e2eks.v1 import types_pb2
-from workload.cast import Key, User, derive, draft, endorse, erasure
+from workload.cast import Key, User, derive, draft, endorse, erasure, policy_of
 from workload.replica import MIN_INTERVAL_MS, Replica
 
 from attacks.surface import Surface
 from keyserver.machine import commands
-from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, Tick
-from verifier import limits
+from keyserver.machine.commands import AdmitVerifier, AnnounceRules, Command, Delimiter, Tick
+from verifier import encoding, limits
 from verifier.encoding import canonical
 
 
@@ -212,6 +212,63 @@ class Log(Surface):
         if how == "by v0, again":
             replica.run(good)
         return Play(replica, replica.entry(ways.get(how, lambda: good)(), by=replica.replicas[2]))
+
+    # Replicas
+
+    def make_change_of_replicas(
+        self,
+        add: str = "r3",
+        remove: str = "",
+        by: Sequence[str] = ("r0", "r1", "r3"),
+        how: str = "",
+    ) -> Play:
+        """r2 proposes other replicas, with the approvals that it has; `how` it is spoiled."""
+        replica, _ = self._lived_in()
+        keys = {name: self._key(replica, name) for name in {*by, add, remove} if name}
+        fields = _SPOILED[how](replica) if how in _SPOILED else {}
+        change = replica.change(
+            add=keys.get(add), remove=keys.get(remove), by=[keys[name] for name in by], **fields
+        )
+        if how == "after another":
+            replica.run(replica.change(add=Key("another")))
+        if how == "again, after it was undone":
+            replica.run(change)
+            replica.delimit()
+            replica.replicas.append(keys[add])
+            replica.sign_all()
+            replica.changed(remove=keys[add])
+        if how == "with approvals of another change":
+            other = replica.change(remove=replica.replicas[2], by=[keys[name] for name in by])
+            change = replace(change, approvals=other.approvals)
+        return Play(replica, replica.entry(change, by=replica.replicas[2]))
+
+    def make_entry_of_the_removed(self, what: str = "head", signed: bool = False) -> Play:
+        """r2 was removed by head 2, which awaits its majority unless `signed`; what it proposes then."""
+        replica, _ = self._lived_in()
+        leaving = replica.replicas[2]
+        replica.run(replica.change(remove=leaving))
+        replica.delimit()
+        for key in replica.replicas[: 2 if signed else 1]:
+            replica.run(replica.signature(key), by=key)
+        given = {"head": replica.signature(leaving), "tick": Tick(), "delimiter": Delimiter(3, 1)}[what]
+        return Play(replica, replica.entry(given, by=leaving))
+
+    def make_announcement(self, rules: int = 2) -> Play:
+        replica, _ = self._lived_in()
+        return Play(replica, replica.entry(AnnounceRules(rules), by=replica.replicas[2]))
+
+
+def _policy(keys: Sequence[Key], threshold: int) -> dict[str, Any]:
+    return {"policy": encoding.policy_message(policy_of(keys, threshold))}
+
+
+_SPOILED: Mapping[str, Callable[[Replica], dict[str, Any]]] = {
+    "for another place": lambda _: {"base": derive("another head")},
+    "too late": lambda replica: {"not_after_ms": replica.clock_ms - 1},
+    "two at once": lambda replica: _policy([*replica.replicas[:2], Key("r3"), Key("r4")], 3),
+    "r2 alone": lambda replica: _policy([replica.replicas[2]], 1),
+    "any one suffices": lambda replica: _policy([*replica.replicas, Key("r3")], 1),
+}
 
 
 def _changed(head: bytes, **fields: Any) -> bytes:

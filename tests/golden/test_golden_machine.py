@@ -14,7 +14,7 @@ from workload.cast import Draft, Key, User, draft, erasure
 from workload.replica import Replica
 
 from keyserver.machine import notices, views
-from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, SubmitUpdate, Tick
+from keyserver.machine.commands import AdmitVerifier, AnnounceRules, Command, Delimiter, SubmitUpdate, Tick
 from keyserver.machine.step import Outcome
 from keyserver.machine.tables import Tables
 
@@ -107,6 +107,16 @@ class Transcript:
         head = self.replica.head(int(epoch)).encoded
         return self.replica.entry(self.replica.ratification(self.replica.verifiers[int(verifier)], head))
 
+    def replace(self, number: str, name: str) -> bytes:
+        """A change, approved by all, that puts a new key in the place of a replica's."""
+        key, others = Key("golden", name), self.replica.replicas
+        change = self.replica.change(add=key, remove=others[int(number)])
+        self.replica.replicas = [*others[: int(number)], key, *others[int(number) + 1 :], others[int(number)]]
+        return self.replica.entry(change, by=others[0])
+
+    def announce(self, number: str, rules: str) -> bytes:
+        return self.by(number, AnnounceRules(int(rules)))
+
     def stranger(self) -> bytes:
         return self.replica.entry(Tick(), by=Key("golden", "stranger"))
 
@@ -117,7 +127,7 @@ class Transcript:
         "replicas": replicas, "wait": wait, "register": register, "unendorsed": unendorsed, "update": update,
         "unsigned": unsigned, "erased": erased, "erase": erase, "erase_by": erase_by, "revoke": revoke,
         "again": again, "tick": tick, "delimit": delimit, "sign": sign, "admit": admit, "ratify": ratify,
-        "stranger": stranger, "junk": junk,
+        "replace": replace, "announce": announce, "stranger": stranger, "junk": junk,
     }  # fmt: skip
 
 

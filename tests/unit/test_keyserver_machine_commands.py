@@ -2,6 +2,8 @@
 see.
 """
 
+from typing import get_args
+
 import pytest
 from e2eks.v1 import command_pb2 as pb
 from e2eks.v1 import types_pb2
@@ -12,6 +14,7 @@ from keyserver.machine import commands, private_parts
 from keyserver.machine.codes import CODE_OF, Code, reason_of
 from keyserver.machine.commands import (
     AdmitVerifier,
+    AnnounceRules,
     Delimiter,
     SignHead,
     SubmitUpdate,
@@ -55,7 +58,10 @@ def test_every_command_survives_encoding_and_decoding() -> None:
         AdmitVerifier(replica.verifiers[0].public_key),
         Tick(),
         erasure(replica.realm, User.named("alice"), entry_hash=derive("entry")),
+        replica.change(add=Key("new"), remove=replica.replicas[0]),
+        AnnounceRules(2),
     )
+    assert {type(command) for command in given} == set(get_args(commands.Command)) - {Unreadable}
     encoded = [commands.encode_command(command) for command in given]
     data = commands.encode_envelope(replica=REPLICA, time_ms=5, commands=encoded)
     envelope = commands.decode_envelope(data)

@@ -6,9 +6,10 @@ import pytest
 from workload.cast import Key, User, derive, draft, policy_of
 from workload.replica import Replica
 
+from keyserver import log_dump
 from keyserver.machine import views
 from keyserver.machine.codes import Code
-from keyserver.machine.commands import AdmitVerifier, Command, Delimiter, Tick
+from keyserver.machine.commands import AdmitVerifier, AnnounceRules, Command, Delimiter, Tick
 from keyserver.machine.obligations import Facts, OweSignature, wanted
 from keyserver.machine.state import load_state
 from keyserver.machine.turn import log_time
@@ -184,6 +185,14 @@ def test_who_signs_the_head_between_owes_it(replica: Replica) -> None:
         )
         assert [duty.epoch for duty in owed if isinstance(duty, OweSignature)] == [2]
         assert len(owed) == 1
+
+
+def test_the_log_shows_who_is_to_replace_whom_and_who_approved(replica: Replica) -> None:
+    change = replica.change(add=NEW, remove=replica.replicas[0], by=[NEW])
+    shown = log_dump.describe(9, replica.entry(change, AnnounceRules(2)))["commands"]
+    assert [command["command"] for command in shown] == ["ChangeReplicas", "AnnounceRules"]
+    assert shown[0]["replicas"] == [key.id.hex() for key in (NEW, *replica.replicas[1:])]
+    assert (shown[0]["approvals"], shown[1]["rules"]) == ([NEW.id.hex()], 2)
 
 
 # Afterwards
