@@ -58,6 +58,7 @@ class Disk:
     trouble: Trouble | None = None
     after: int = 0  # so many writes go well before the trouble strikes
     struck: bool = False  # since the machine was last started
+    dark: bool = False  # the machine lost power: what never was synced is gone
 
     def open_store(self, name: str) -> SimulatedStore:
         """The store of that name, empty the first time."""
@@ -78,6 +79,7 @@ class Disk:
         if trouble is Trouble.FULL:
             raise OSError(errno.ENOSPC, "no space left on the simulated disk")
         self.trouble = None
+        self.dark = trouble is not Trouble.EIO
         if trouble is Trouble.TORN:
             tear()
         elif self.rng.random() < 0.5:

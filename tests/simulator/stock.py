@@ -1,8 +1,8 @@
 """pysyncobj as it is, with a journal that does what its own does, in the place of the shipped engine: the
 control that the simulator must catch.
 
-Its journal never syncs. That is granted it: here a crash leaves on the disk whatever the process had written,
-as if only processes died and never machines. What remains is its rule of truncation, and its votes.
+Its journal never syncs. A process that dies leaves what it has written; a machine that loses power leaves
+nothing, for the operating system writes such pages back after half a minute only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ class StockJournal:
     """What FileJournal keeps, kept whatever happens."""
 
     def __init__(self, store: SimulatedStore, public_part: Callable[[bytes], bytes]) -> None:
-        kept = store._disk.views.setdefault("stock", {"entries": [], "term": 0, "vote": None, "commit": 1})
+        disk = store._disk
+        if disk.dark:
+            disk.dark = False
+            disk.views.pop("stock", None)
+        kept = disk.views.setdefault("stock", {"entries": [], "term": 0, "vote": None, "commit": 1})
         self._kept: dict[str, Any] = kept
 
     def add(self, command: bytes, index: int, term: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keyserver.machine import commands
+from kv.interface import StorageError
 from replication.raft.journal import Journal
 from simulator.checkers import Checker
 from simulator.disk import Disk
@@ -39,7 +40,10 @@ class Spoken(Checker):
         if site.tainted or "log" not in site.disk.views:
             return
         copy = Disk("copy", self.world.chance("copy"), views=dict(site.disk.views))
-        journal = Journal(copy.open_store("log"), commands.public_part)
+        try:
+            journal = Journal(copy.open_store("log"), commands.public_part)
+        except StorageError as error:
+            raise Violation(self.name, f"{site.name} leaves a log that does not open: {error}") from error
         if journal.last < acknowledged:
             raise Violation(self.name, f"{site.name} acknowledged entry {acknowledged}, has {journal.last}")
         if journal.term < term or (journal.term == term and journal.vote != member):

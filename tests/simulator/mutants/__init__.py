@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
@@ -10,31 +11,44 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType
 
-from simulator.mutants.bugs import BUGS, Bug
-
-ROOT = Path(__file__).resolve().parent.parent.parent.parent
-
-
-def bug(name: str) -> Bug:
-    """The seeded bug of that name. Raises KeyError."""
-    return {one.name: one for one in BUGS}[name]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent.parent
 
 
-def mutated(one: Bug) -> str:
+@dataclass(frozen=True)
+class Bug:
+    """`old` occurs exactly once in `file`. `invariant` and `seed`: who found it, where; "" and -1: nobody."""
+
+    name: str
+    file: str
+    what: str
+    old: str
+    new: str
+    invariant: str = ""
+    seed: int = -1
+
+
+def bugs() -> dict[str, Bug]:
+    """All seeded bugs by name."""
+    table = tomllib.loads((HERE / "bugs.toml").read_text(encoding="utf-8"))
+    return {row["name"]: Bug(**row) for row in table["bug"]}
+
+
+def mutated(bug: Bug) -> str:
     """The source of the bug's file, with the bug. Raises ValueError unless its words occur exactly once."""
-    source = (ROOT / one.file).read_text(encoding="utf-8")
-    if source.count(one.old) != 1:
-        raise ValueError(f"{one.name}: its words occur {source.count(one.old)} times in {one.file}")
-    return source.replace(one.old, one.new)
+    source = (ROOT / bug.file).read_text(encoding="utf-8")
+    if source.count(bug.old) != 1:
+        raise ValueError(f"{bug.name}: its words occur {source.count(bug.old)} times in {bug.file}")
+    return source.replace(bug.old, bug.new)
 
 
 def apply(name: str) -> None:
     """Let this process import the file with the bug. Call it BEFORE anything of the house is imported."""
-    one = bug(name)
-    module = one.file.removesuffix(".py").replace("/", ".")
+    bug = bugs()[name]
+    module = bug.file.removesuffix(".py").replace("/", ".")
     if module in sys.modules:
         raise RuntimeError(f"{module} was imported already")
-    sys.meta_path.insert(0, _Finder(module, mutated(one)))
+    sys.meta_path.insert(0, _Finder(module, mutated(bug)))
 
 
 @dataclass(frozen=True)
