@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import trio
-from streams.build import Stream, make_step
+from streams.build import Stream, make_step, steps_message
 from streams.fake_keyserver import DEADLINE_S, SOON, FakeKeyserver, OnPush
 from streams.folder import OpenVerifier, VerifierFolder, verifier_of
+from streams.memory_ends import MemorySource
 
 from verifier import encoding, epoch
 from verifier.daemon import evidence as evidences
+from verifier.daemon.config import Times
 from verifier.daemon.evidence import Standing
 from verifier.daemon.evidence_files import refuse_while_evidence_is_kept
 from verifier.daemon.failures import Halted, Unreachable, UpgradeNeeded
@@ -125,6 +127,17 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path
         dead = "127.0.0.1:1"
         parts.sources = [Keyserver(dead, opened.credentials()), *parts.sources]
         parts.targets = [PushTarget(dead, opened.credentials(), 30.0), *parts.targets]
+        opened.parts = lambda: parts  # type: ignore[method-assign]
+        async with running(opened):
+            await until(keyserver, lambda: keyserver.ratified_epochs() == {1, 2})
+
+
+async def test_a_replica_that_says_nothing_new_is_left_for_the_next(tmp_path: Path) -> None:
+    with realm_with_verifier(tmp_path, 2) as (keyserver, folder), OpenVerifier(folder) as opened:
+        parts = opened.parts()
+        cut_off = MemorySource([steps_message(step) for step in keyserver.stream.steps[:1]])
+        parts.sources = [cut_off, *parts.sources]
+        parts.times = Times(silence_max_ms=50)
         opened.parts = lambda: parts  # type: ignore[method-assign]
         async with running(opened):
             await until(keyserver, lambda: keyserver.ratified_epochs() == {1, 2})

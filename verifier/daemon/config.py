@@ -38,7 +38,8 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long to wait, in milliseconds.
 
     A connection is tried again after retry_min_ms, doubling up to retry_max_ms. A stream that follows is
-    renewed, at the next address, after stream_renew_ms: a replica that hangs cannot hold a verifier for
+    renewed, at the next address, after stream_renew_ms, and after silence_max_ms without a message if there
+    is another address: a replica that hangs, or is cut off from the others, cannot hold a verifier for
     longer.
     """
 
@@ -46,6 +47,7 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_max_ms: int = 5_000
     push_timeout_ms: int = 15_000
     stream_renew_ms: int = 600_000
+    silence_max_ms: int = 10_000
     compare_interval_ms: int = 30_000
 
 
@@ -122,7 +124,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{place}: keyserver.verification and keyserver.push each need an address")
     if not 0 < file.times.retry_min_ms <= file.times.retry_max_ms:
         raise ConfigError(f"{place}: times.retry_min_ms is at least 1 and at most retry_max_ms")
-    if min(file.times.push_timeout_ms, file.times.stream_renew_ms, file.times.compare_interval_ms) < 1:
+    if min(getattr(file.times, name) for name in Times.__struct_fields__) < 1:
         raise ConfigError(f"{place}: every time is at least 1 ms")
     if not 0 <= file.stop_grace_ms <= limits.DAY_MS:
         raise ConfigError(f"{place}: stop_grace_ms is at least 0 and at most a day")

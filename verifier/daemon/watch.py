@@ -12,6 +12,7 @@ Everything that blocks (disk, gRPC) runs in threads, a handful at most; the stat
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -178,13 +179,17 @@ class Daemon:
             await trio.sleep(backoff.next_s())
 
     async def _follow_one(self, source: Source, backoff: Backoff) -> None:
-        timeout_s = self._parts.times.stream_renew_ms / 1000
+        times = self._parts.times
+        timeout_s = times.stream_renew_ms / 1000
+        silence_s = times.silence_max_ms / 1000 if len(self._parts.sources) > 1 else math.inf
         stream = source.follow(self.state.next_index, timeout_s=timeout_s)
         log.info("following", keyserver=source.address, start=self.state.next_index)
         try:
             # Abandoned when cancelled: cancelling the stream below is what ends the thread.
             while True:
-                message = await trio.to_thread.run_sync(stream.read, abandon_on_cancel=True)
+                message = None
+                with trio.move_on_after(silence_s):
+                    message = await trio.to_thread.run_sync(stream.read, abandon_on_cancel=True)
                 if message is None:
                     return
                 self._seen |= {"following": source.address, "last_message_ms": self._parts.clock()}
@@ -224,17 +229,20 @@ class Daemon:
         times = self._parts.times
         backoff = Backoff(times.retry_min_ms, times.retry_max_ms, self._parts.rng)
         for target in itertools.cycle(self._parts.targets):
-            try:
-                complete = await self._deliver_to(target)
-            except Unreachable as error:
-                log.warning("ratification not delivered", keyserver=target.address, why=str(error))
-                complete = False
-            if complete:
+            while await self._delivered(target):  # who takes everything is offered the next, too
                 backoff.reset()
                 await self._owed.wait()
-            elif not self._owed.is_set():
+            if not self._owed.is_set():
                 with trio.move_on_after(backoff.next_s()):
                     await self._owed.wait()
+
+    async def _delivered(self, target: Target) -> bool:
+        """Whether nothing is owed any more."""
+        try:
+            return await self._deliver_to(target)
+        except Unreachable as error:
+            log.warning("ratification not delivered", keyserver=target.address, why=str(error))
+            return False
 
     async def _deliver_to(self, target: Target) -> bool:
         """Push all that is owed over one connection; False when something has to wait. Raises Unreachable."""
