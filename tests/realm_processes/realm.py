@@ -27,7 +27,13 @@ VERIFICATION = "/e2eks.v1.Verification/"
 RATIFIED_HEADS = "/e2eks.v1.RatifiedHeads/"
 EPOCHS = Epochs(min_interval_ms=200, max_interval_ms=800, retry_interval_ms=300)
 JSON = {"keyserver": ("-o", "json")}  # how a command is told to print it; `verifier` prints its info anyway
-QUICK_RETRIES = "\n[times]\nretry_min_ms = 50\nretry_max_ms = 250\ncompare_interval_ms = 1000\n"
+QUICK_RETRIES = """
+[times]
+retry_min_ms = 50
+retry_max_ms = 250
+compare_interval_ms = 1000
+silence_max_ms = 1000
+"""
 
 
 class RealmProcesses(Stage):
