@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "proto"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests"), str(ROOT / "proto"), str(ROOT)]
 
 import samples  # noqa: E402
 from e2eks.v1 import client_pb2  # noqa: E402
 from e2eks.v1 import types_pb2 as pb  # noqa: E402
 from samples import directory as twin  # noqa: E402
+from vectors_replica_sets import replica_sets  # noqa: E402
 
 from verifier import encoding, policy  # noqa: E402
 from verifier import epoch as epoch_law  # noqa: E402
@@ -367,6 +368,7 @@ def build() -> str:
         "entries": entries(),
         "updates": updates(),
         "erasures": erasures(),
+        "replica_sets": replica_sets(),
         "commitments": commitments(),
         "vrf": vrf_outputs(),
         "quorum": quorums(),

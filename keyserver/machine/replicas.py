@@ -49,6 +49,7 @@ def take_effect(turn: Turn, epoch: int, new: AuthorizationPolicy) -> None:
     for replica in turn.state.policy.keys:
         if replica not in new.keys:
             turn.rows.put(Tables.CLOCKS.key(replica), None)
+            turn.rows.put(Tables.ANNOUNCED.key(replica), None)
     for replica in new.keys:
         raise_clock(turn.rows, replica, turn.now_ms)
 

@@ -211,6 +211,7 @@ class Replayer:
         self.laws[-1] = self.keys_of(policy, 64)
         for gone in self.laws[-2].keys() - self.laws[-1]:
             self.put(b"t" + gone, None)
+            self.put(b"a" + gone, None)
         for replica in self.laws[-1]:
             self.raise_clock(replica, u64(self.now))
         self.state.ClearField("next_policy")

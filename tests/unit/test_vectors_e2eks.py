@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from verifier import encoding, erasure, policy, proof_encoding
+from verifier import encoding, erasure, policy, proof_encoding, replica_set
 from verifier import epoch as epoch_law
 from verifier import realm as realms
 from verifier.consistency import verify_consistency
@@ -88,6 +88,21 @@ def test_updates(row: dict[str, Any]) -> None:
 
     def judge() -> str:
         return verify_update(current, update, realm_hash=REALM.hash, pending=row["pending"]).value
+
+    assert verdict(judge) == row["verdict"]
+
+
+@pytest.mark.parametrize("row", rows("replica_sets"))
+def test_replica_sets(row: dict[str, Any]) -> None:
+    present = encoding.decode_policy(raw(row["present"]), 64, "present policy")
+    change = replica_set.decode_change(raw(row["change"]))
+    assert replica_set.approval_message(REALM.hash, change.encoded).hex() == row["message"]
+
+    def judge() -> str:
+        replica_set.check_change(present, change.policy)
+        made = [Signature(raw(key), raw(made)) for key, made in row["approvals"]]
+        complete = replica_set.approvals(REALM.hash, present, change, made).complete
+        return "accepted" if complete else "NOT_AUTHORIZED"
 
     assert verdict(judge) == row["verdict"]
 
