@@ -148,6 +148,7 @@ class Stock(Protocol):
     """The part of pysyncobj that is used, by its public names."""
 
     def put(self, payload: bytes, *, callback: Callable[[object, int], None]) -> None: ...
+    def destroy(self) -> None: ...
     def getStatus(self) -> dict[str, Any]: ...  # noqa: N802  # theirs
     def _isLeader(self) -> bool: ...  # noqa: N802  # theirs
 
@@ -214,7 +215,7 @@ def serve_stock(config: Answer) -> None:
             status = member.getStatus()
             led = status["leader"] is not None
             say({"leader": member._isLeader(), "led": led, "rss_bytes": rss_bytes()})
-    os._exit(0)  # its thread knows no end
+    member.destroy()
 
 
 def say(answer: Answer) -> None:

@@ -172,6 +172,7 @@ class RaftLog:
         try:
             while await self._ask(payload) is Outcome.REFUSED:
                 await self._changed.wait()  # whoever refused is not the leader; the next turn may know who is
+                self._require_running()
         finally:
             self._waiting_bytes -= len(payload)
 
@@ -299,12 +300,12 @@ class RaftLog:
 
         Raises NoLeader, ProposalLost, LogNotRunning, StorageError.
         """
-        with trio.move_on_after(LEADERLESS_S):
-            while self._last is None or self._last.leader is None:
-                self._require_running()
-                await self._changed.wait()
-        self._require_running()
-        if self._last is None or self._last.leader is None:
+        if not self._is_led():
+            with trio.move_on_after(LEADERLESS_S):
+                while not self._is_led():
+                    await self._changed.wait()
+                    self._require_running()
+        if not self._is_led():
             raise NoLeader("no majority of the members has a leader")
         token = next(self._tokens)
         proposal = self._proposals[token] = _Proposal()
@@ -353,6 +354,9 @@ class RaftLog:
                 self._announce()
 
     # --- what may be asked when ---
+
+    def _is_led(self) -> bool:
+        return self._last is not None and self._last.leader is not None
 
     def _is_running(self) -> bool:
         return self._lo is not None and not self._stopping and self._failure is None
