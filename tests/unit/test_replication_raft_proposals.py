@@ -5,7 +5,7 @@ import random
 from raft_members import Cluster, outcomes
 
 from replication.raft import proposals
-from replication.raft.events import Forgotten, Outcome
+from replication.raft.events import Forgotten, Outcome, Received
 from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Message
 
 
@@ -140,6 +140,24 @@ def test_a_leader_that_is_one_no_more_answers_nothing_that_is_not_so(rng: random
     assert not [m for m in cluster.links[leader, follower] if m["type"] == "proposed"]
     cluster.elect()
     assert settle(cluster, tokens) == [Outcome.UNKNOWN]
+
+
+def test_a_reply_to_somebody_elses_request_is_none(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower, other = others(cluster, leader)
+    (token,) = cluster.propose(follower, b"x")
+    cluster.turn(follower)
+    (request,) = [m for m in cluster.links[follower, leader] if m["type"] == "propose"]
+    cluster.links[follower, leader].clear()
+    place = {"request": request["request"], "count": 1, "log_idx": 2}
+    life = request["life"]
+    for sender, term, said in ((leader, 1, life + 1), (leader, 0, life), (other, 1, life)):
+        reply = {"type": "proposed", "term": term, "life": said, **place}
+        cluster.nodes[follower].inbox.append(Received(sender, reply))
+    cluster.turn(follower)
+    cluster.run(1.0)
+    assert token not in cluster.settled
 
 
 def test_requests_are_cut_to_size(rng: random.Random) -> None:

@@ -1,0 +1,108 @@
+"""How entries travel to followers: in order, no more often than needed, whatever the link does to them."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+from raft_members import Cluster
+
+from replication.raft.messages import Message
+
+Loses = Callable[[Message], bool]
+
+
+def others(cluster: Cluster, name: str) -> list[str]:
+    return [other for other in cluster.names if other != name]
+
+
+def stream(cluster: Cluster, leader: str, loses: Loses = lambda message: False) -> Counter[int]:
+    """Propose in every turn while answers are late; return how often each entry was sent to one follower."""
+    follower = others(cluster, leader)[0]
+    times: Counter[int] = Counter()
+
+    def keep(sender: str, receiver: str, message: Message) -> bool:
+        if receiver != follower or message["type"] != "append_entries":
+            return True
+        times.update(index for _, index, _ in message["entries"])
+        return not loses(message)
+
+    cluster.keep = keep
+    for number in range(200):
+        cluster.propose(leader, *[b"%d %d" % (number, place) for place in range(5)])
+        late = number % 10 != 9
+        cluster.cut = {(follower, leader)} if late else set()
+        cluster.step()
+    cluster.heal()
+    assert len(cluster.agree()) == 1000
+    return times
+
+
+def test_on_a_link_that_loses_nothing_every_entry_is_sent_once(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    times = stream(cluster, cluster.elect())
+    assert set(times.values()) == {1}
+    assert len(times) >= 1000
+
+
+def test_after_a_loss_only_what_was_on_the_way_is_sent_again(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    lost: list[Message] = []
+
+    def loses(message: Message) -> bool:
+        if message["entries"] and len(lost) < 1 and message["prevLogIdx"] > 300:
+            lost.append(message)
+            return True
+        return False
+
+    times = stream(cluster, cluster.elect(), loses)
+    assert lost
+    assert max(times.values()) == 2
+    again = sum(1 for count in times.values() if count == 2)
+    assert 5 <= again <= 150
+
+
+def test_a_new_link_is_asked_first_and_then_sent_what_is_missing(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    away = others(cluster, leader)[0]
+    cluster.kill(away)
+    cluster.propose(leader, *[b"%d" % number for number in range(5000)])
+    cluster.run(1.0, lambda: len(cluster.settled) == 5000)
+    times: Counter[int] = Counter()
+    asked: list[Message] = []
+
+    def keep(sender: str, receiver: str, message: Message) -> bool:
+        if receiver == away and message["type"] == "append_entries":
+            times.update(index for _, index, _ in message["entries"])
+            asked.extend([] if message["entries"] else [message])
+        return True
+
+    cluster.keep = keep
+    cluster.start(away)
+    assert len(cluster.agree()) == 5000
+    assert set(times.values()) == {1}
+    assert asked
+    assert len(asked) <= 10
+
+
+def test_a_follower_that_keeps_up_is_never_read_for_from_the_disk(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    journal = cluster.nodes[leader].journal
+    for number in range(50):
+        cluster.propose(leader, *[b"%d %d" % (number, place) for place in range(20)])
+        cluster.step()
+    assert journal._cached_from <= 3
+    assert cluster.agree()
+
+
+def test_both_followers_are_sent_the_same_objects(rng: random.Random) -> None:
+    """So that a codec need not encode them twice."""
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    cluster.agree()
+    cluster.propose(leader, *[b"%d" % number for number in range(100)])
+    turn = cluster.turn(leader)
+    one, other = [message["entries"] for _, message in turn.outgoing if message["type"] == "append_entries"]
+    assert len(one) == 100
+    assert one is other
