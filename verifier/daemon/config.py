@@ -45,7 +45,7 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     retry_min_ms: int = 250
     retry_max_ms: int = 5_000
-    push_timeout_ms: int = 15_000
+    push_timeout_ms: int = 5_000
     stream_renew_ms: int = 600_000
     silence_max_ms: int = 10_000
     compare_interval_ms: int = 30_000
