@@ -1,14 +1,16 @@
 """How entries travel to followers: in order, no more often than needed, whatever the link does to them."""
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from raft_members import Cluster
 
+from replication.raft.events import Received
 from replication.raft.messages import Message
 
 Loses = Callable[[Message], bool]
+LAG = 10  # answers that are on the way at any time
 
 
 def others(cluster: Cluster, name: str) -> list[str]:
@@ -16,23 +18,30 @@ def others(cluster: Cluster, name: str) -> list[str]:
 
 
 def stream(cluster: Cluster, leader: str, loses: Loses = lambda message: False) -> Counter[int]:
-    """Propose in every turn while answers are late; return how often each entry was sent to one follower."""
+    """Propose in every turn while answers lag; return how often each entry was sent to one follower."""
     follower = others(cluster, leader)[0]
     times: Counter[int] = Counter()
+    answers: deque[Message] = deque()
 
     def keep(sender: str, receiver: str, message: Message) -> bool:
-        if receiver != follower or message["type"] != "append_entries":
-            return True
-        times.update(index for _, index, _ in message["entries"])
-        return not loses(message)
+        if (sender, receiver) == (follower, leader):
+            answers.append(message)
+            return False
+        if receiver == follower and message["type"] == "append_entries":
+            times.update(index for _, index, _ in message["entries"])
+            return not loses(message)
+        return True
 
     cluster.keep = keep
     for number in range(200):
         cluster.propose(leader, *[b"%d %d" % (number, place) for place in range(5)])
-        late = number % 10 != 9
-        cluster.cut = {(follower, leader)} if late else set()
+        while len(answers) > LAG:
+            cluster.nodes[leader].inbox.append(Received(follower, answers.popleft()))
         cluster.step()
-    cluster.heal()
+    cluster.nodes[leader].inbox.extend(Received(follower, answer) for answer in answers)
+    cluster.keep = lambda sender, receiver, message: (
+        (sender, receiver) == (follower, leader) or keep(sender, receiver, message)
+    )
     assert len(cluster.agree()) == 1000
     return times
 
