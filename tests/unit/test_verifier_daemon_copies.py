@@ -2,22 +2,25 @@
 before it signs a second time.
 """
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 from e2eks.v1 import types_pb2 as pb
 from e2eks.v1 import verification_pb2
+from msgspec.structs import replace
 from streams.build import START_MS, Stream
 from streams.folder import OpenVerifier, VerifierFolder
 
 from verifier import encoding
-from verifier.daemon.evidence import Kind
+from verifier.daemon.evidence import Evidence, Kind, Standing, Verdict, from_document, judge, to_document
 from verifier.daemon.failures import Misbehaved
 from verifier.daemon.outbox import Ready
 from verifier.daemon.state import load_state
 from verifier.daemon.step import apply_message
 from verifier.errors import Malformed
+from verifier.types import Realm, Verifier
 
 
 @pytest.fixture
@@ -41,6 +44,17 @@ def ratify(opened: OpenVerifier, number: int) -> bytes:
     owed = opened.outbox.ratify(number)
     assert isinstance(owed, Ready)
     return owed.push
+
+
+def listing(stream: Stream, folder: VerifierFolder) -> Realm:
+    """The realm once it lists the verifier of the folder."""
+    return dataclasses.replace(
+        stream.realm, verifiers=(Verifier(folder.name, folder.public_key, folder.key_id, ""),)
+    )
+
+
+def judged(realm: Realm, evidence: Evidence) -> Verdict:
+    return judge(realm, from_document(to_document(realm, evidence, 1)))
 
 
 def answer(signed_head: bytes = b"") -> bytes:
@@ -94,6 +108,21 @@ def test_a_second_time_for_the_same_head_is_a_second_signature(
         with pytest.raises(Misbehaved) as found:
             opened.outbox.check_standing(answer(first))
         assert found.value.evidence.heads == (first, second)
+    listed = listing(stream, folder)
+    verdict = judged(listed, found.value.evidence)
+    assert (verdict.standing, verdict.culprits) == (Standing.PROVEN, (folder.key_id,))
+    assert judged(stream.realm, found.value.evidence).standing is Standing.TESTIMONY, "a stranger's key"
+    for heads in ((first,), ()):
+        assert judged(listed, replace(found.value.evidence, heads=heads)).standing is Standing.TESTIMONY
+    assert judged(listed, replace(found.value.evidence, heads=(first, first))).standing is Standing.REFUTED
+
+
+def test_ratifications_of_different_epochs_accuse_nobody(folder: VerifierFolder, stream: Stream) -> None:
+    with OpenVerifier(folder) as opened:
+        replay(opened, stream.message())
+        heads = (ratify(opened, 2), ratify(opened, 3))
+    evidence = Evidence(kind=Kind.OWN_KEY, what="used elsewhere", heads=heads)
+    assert judged(listing(stream, folder), evidence).standing is Standing.REFUTED
 
 
 def test_nobody_else_can_stop_a_verifier(folder: VerifierFolder, stream: Stream) -> None:

@@ -27,7 +27,7 @@ DOCUMENT_BYTES = 8 * 1024 * 1024  # one streamed message in base64, and the head
 
 
 class Kind(StrEnum):
-    """What was broken. The first four, and `policy`, are provable by the file alone."""
+    """What was broken. The first four, and `policy`, are provable by the file alone; `own-key` may be."""
 
     FORK = "fork"  # two validly signed heads of one epoch
     CHAIN = "chain"  # a validly signed head that does not follow the validly signed one before it
@@ -297,6 +297,26 @@ def _check_update(realm: Realm, document: Document) -> Verdict:
     raise _Refuted("the update is lawful")
 
 
+def _check_own_key(realm: Realm, document: Document) -> Verdict:
+    """Two ratifications of one epoch by one key: no register lets that happen."""
+    listed = {verifier.key_id: verifier.public_key for verifier in realm.verifiers}
+    heads = [encoding.decode_signed_head(data) for data in document.heads]
+    _of_realm(realm, *(head.head for head in heads))
+    made = [epoch_law.signers(head, {}, listed, listed).verifiers for head in heads]
+    both = frozenset.intersection(*(frozenset(times) for times in made)) if len(heads) == 2 else frozenset()
+    if not both:
+        what = "the file shows no two ratifications by one key of the realm's verifiers; the rest is its word"
+        return Verdict(Standing.TESTIMONY, f"{document.what}: {what}")
+    (first, second), (times, others) = (head.head for head in heads), made
+    if first.epoch != second.epoch:
+        raise _Refuted("the two ratifications are of different epochs")
+    twice = frozenset(key for key in both if first.hash != second.hash or times[key] != others[key])
+    if not twice:
+        raise _Refuted("the two ratifications are one")
+    how = "two different heads" if first.hash != second.hash else "one head at two times"
+    return _proven(f"a verifier's key ratified {how} of epoch {first.epoch}: it is at work twice", twice)
+
+
 _CHECKS: Mapping[str, Callable[[Realm, Document], Verdict]] = {
     Kind.FORK: _check_fork,
     Kind.CHAIN: _check_chain,
@@ -305,6 +325,7 @@ _CHECKS: Mapping[str, Callable[[Realm, Document], Verdict]] = {
     Kind.SIGNATURE: _check_signature,
     Kind.POLICY: _check_policy,
     Kind.UPDATE: _check_update,
+    Kind.OWN_KEY: _check_own_key,
 }
 
 
