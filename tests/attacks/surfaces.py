@@ -16,6 +16,7 @@ from attacks.merkle import Merkle
 from attacks.name import Name
 from attacks.protobuf import Protobuf
 from attacks.quorum import Quorum
+from attacks.replication import Replication
 from attacks.surface import Surface
 from attacks.tls import Tls
 from attacks.transport import Transport
@@ -33,6 +34,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
     "name": Name,
     "protobuf": Protobuf,
     "quorum": Quorum,
+    "replication": Replication,
     "transport": Transport,
     "verifier": VerifierSurface,
     "vrf": Vrf,
@@ -56,6 +58,7 @@ LEAST: Mapping[str, int] = {
     "name": 20,
     "protobuf": 80,
     "quorum": 45,
+    "replication": 40,
     "tls": 35,
     "transport": 10,
     "verifier": 65,
