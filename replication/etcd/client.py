@@ -20,6 +20,7 @@ from kv.keys import prefix_end
 from replication.types import PeerTls, TlsFilesRefused
 
 CALL_S = 2.0  # a majority of etcd answers within milliseconds; beyond this another endpoint is tried
+COMPACT_S = 30.0  # answers when the work is done
 DEFRAGMENT_S = 120.0  # rewriting gigabytes
 MESSAGE_BYTES = 64 * 1024 * 1024  # the keys of a log that could not be trimmed for long
 SAID_CHARACTERS = 200
@@ -114,7 +115,7 @@ class EtcdClient:
     def compact_history(self, revision: int) -> None:
         """Forget what was replaced before `revision`. Raises EtcdError, Compacted when it was already."""
         request = api.CompactionRequest(revision=revision, physical=True)
-        self._call("KV/Compact", request, api.CompactionResponse, CALL_S)
+        self._call("KV/Compact", request, api.CompactionResponse, COMPACT_S)
 
     def grant_lease(self, ttl_s: int) -> int:
         """Return the id of a new lease of `ttl_s` seconds. Raises EtcdError."""

@@ -191,6 +191,7 @@ class Follower:
     def _extend(self, arrivals: Sequence[Arrival]) -> None:
         self._seen([arrival.key for arrival in arrivals])
         self._stored(self._copy.extend(arrivals))
+        self._view.arrived += sum(map(_size, arrivals))
 
     def _on_base(self, event: api.Event) -> None:
         if event.type == _Delete:

@@ -20,6 +20,7 @@ from replication.etcd.space import Advice, advise
 from replication.etcd.view import Surveyed, Timing, View
 
 LAGGING_S = 300.0  # a replica that restarts is back by then
+SURVEY_AT = 0.05  # of the quota: when that much has arrived, sizes are looked at sooner
 DELETES_AT_ONCE = 100  # etcd takes 128 operations in a transaction, unless told otherwise
 
 
@@ -64,16 +65,11 @@ class Keeper:
         """Keep house until told to stop. Raises StorageError."""
         while not self._stopping:
             self._due.clear()
-            try:
-                if self._view.attached.is_set():
-                    self._lead()
-                    self._report()
-                    if self._view.leads:
-                        self._trim()
-                if self._is_due("survey", self._timing.survey_s):
-                    self._survey()
-            except EtcdError as error:
-                self._logger.debug("etcd does not answer", why=str(error))
+            for duty in (self._lead, self._report, self._trim, self._survey):
+                try:
+                    duty()
+                except EtcdError as error:  # the next duty may fare better: without space some calls work
+                    self._logger.debug("etcd does not answer", why=str(error))
             self._due.wait(self._timing.tick_s)
         if self._held:
             self._view.leader_until = 0.0
@@ -84,6 +80,8 @@ class Keeper:
 
     def _lead(self) -> None:
         """Keep the lease, and the lead if nobody else has it."""
+        if not self._view.attached.is_set():
+            return
         sent = self._view.clock()  # BEFORE the call: etcd counts from a later moment
         ttl_s = self._client.keep_lease(self._lease) if self._lease else 0
         if not ttl_s:
@@ -113,16 +111,20 @@ class Keeper:
 
     def _report(self) -> None:
         """Tell the others how far this replica has stored the log, when it is news."""
+        if not self._view.attached.is_set():
+            return
         cursor, reported = self._copy.cursor, self._reported
         many = cursor.index >= reported.index + self._timing.trim_entries
-        if cursor.index > reported.index and (many or self._is_due("report", self._timing.report_s)):
+        # An etcd without writes does not measure itself: while it is said to be full, a report is a probe.
+        news = cursor.index > reported.index or bool(self._view.full)
+        if news and (many or self._is_due("report", self._timing.report_s)):
             row = put(self._keys.report(self._view.member), cursor.encode())
             self._client.txn(api.TxnRequest(success=[row]))
             self._reported = cursor
 
     def _trim(self) -> None:
         """Delete from etcd what every replica has stored. The base row says so first."""
-        base = self._view.base
+        base = self._view.base if self._view.leads else None
         reports = [self._view.reports.get(name, (Report(), 0.0))[0] for name in base.replicas] if base else []
         floor = min(reports, key=lambda report: (report.index, report.revision), default=None)
         if base is None or floor is None or not base.index < floor.index <= self._copy.cursor.index:
@@ -143,17 +145,20 @@ class Keeper:
         if answer.succeeded:
             self._view.learn_base(raised, answer.header.revision)
             deleted = self._delete_up_to(floor.revision)
-            self._forget_history(floor.revision)
             self._logger.info("trimmed", log_index=floor.index, keys=deleted)
 
     def _delete_up_to(self, revision: int) -> int:
-        """Delete all entries created up to `revision`: also what an earlier trimming did not come to."""
+        """Delete all entries created up to `revision`: also what an earlier trimming did not come to.
+
+        Then their history goes, and with it that of newer entries: who still needs it reads what is there.
+        """
         listing = every(self._keys.entries)
         listing.keys_only, listing.max_create_revision = True, revision
         keys = [row.key for row in self._client.range(listing).kvs]
         for first in range(0, len(keys), DELETES_AT_ONCE):
             ops = [delete(key) for key in keys[first : first + DELETES_AT_ONCE]]
-            self._client.txn(api.TxnRequest(success=ops))
+            revision = self._client.txn(api.TxnRequest(success=ops)).header.revision
+        self._forget_history(revision)
         return len(keys)
 
     def _forget_history(self, revision: int) -> None:
@@ -164,6 +169,11 @@ class Keeper:
 
     def _survey(self) -> None:
         """Look at all members, say what is wrong, and make room."""
+        if self._view.arrived < SURVEY_AT * self._quota_bytes and not self._is_due(
+            "survey", self._timing.survey_s
+        ):
+            return
+        self._view.arrived = 0
         members = [self._surveyed(endpoint) for endpoint in self._client.endpoints]
         raised: list[api.AlarmMember] = []
         with contextlib.suppress(EtcdError):
@@ -191,9 +201,8 @@ class Keeper:
         )
 
     def _make_room(self, advice: Advice, alarms: Sequence[api.AlarmMember]) -> None:
-        base = self._view.base
-        if alarms and base is not None:
-            self._forget_history(base.revision)
+        if alarms:
+            self._forget_history(self._copy.cursor.revision)
         if advice.defragment:
             self._logger.warning("defragmenting a member of etcd", endpoint=advice.defragment)
             self._client.defragment(advice.defragment)

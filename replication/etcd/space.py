@@ -14,6 +14,7 @@ CONSISTENT_SINCE = (3, 5, 14)
 # Shares of the quota. At the quota etcd takes nothing at all, not even what would make room.
 WARN_AT = 0.6  # of the file: free pages in it count, until it is defragmented
 FULL_AT = 0.8  # of what is in use: proposals are refused, so that trimming goes on
+FILE_FULL_AT = 0.95  # of the file: the same
 DISARM_AT = 0.9  # of the file: below it an alarm has lost its reason
 
 
@@ -38,7 +39,8 @@ def advise(members: Sequence[Surveyed], *, no_space: bool) -> Advice:
     warnings += [_size(member) for member in known if member.size > WARN_AT * member.quota]
     full = "etcd has raised its alarm NOSPACE" if no_space else ""
     for member in known:
-        if not full and member.size_in_use > FULL_AT * member.quota:
+        used, size = member.size_in_use / member.quota, member.size / member.quota
+        if not full and (used > FULL_AT or size > FILE_FULL_AT):
             full = _size(member)
     loose = [
         member

@@ -47,6 +47,7 @@ class View:
         self.leader_name = ""
         self.leader_until = 0.0  # this replica holds the lease that long
         self.problem = "etcd has not been reached yet"  # "" while all is well
+        self.arrived = 0  # bytes of entries since the last look at etcd's sizes; roughly
         self.full = ""  # why nothing new is taken
         self.warnings: tuple[str, ...] = ()
         self.attached = threading.Event()  # the base is known

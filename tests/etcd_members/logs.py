@@ -10,11 +10,12 @@ from pathlib import Path
 import trio
 
 from etcd_members import EtcdMembers
+from keyserver.demo.processes import wait_until
 from replication.etcd.client import EtcdClient
 from replication.etcd.keyspace import Base, Keyspace, every
 from replication.etcd.log import EtcdLog, open_etcd_log
 from replication.etcd.view import Timing
-from replication.testing import HANGS_AFTER_S, public_half
+from replication.testing import public_half
 
 QUICK = Timing(
     tick_s=0.1, lease_s=2, report_s=0.05, trim_s=0.1, trim_entries=20, survey_s=0.3, send_s=3, retry_s=0.05
@@ -69,7 +70,5 @@ class Place:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Ask again and again, in a thread, until something is true."""
-    with trio.fail_after(HANGS_AFTER_S):
-        while not await trio.to_thread.run_sync(true):
-            await trio.lowlevel.checkpoint()
+    """Ask again and again, in a thread, until something is true. Raises DemoFailed in the end."""
+    await trio.to_thread.run_sync(wait_until, true, "what the test waits for")

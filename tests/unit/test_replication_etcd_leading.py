@@ -1,0 +1,89 @@
+"""One replica leads, for as long as it is certain to; members of etcd may fail in any way."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from etcd_members import EtcdMembers
+from etcd_members.logs import Place, until
+
+from replication.testing import HANGS_AFTER_S, numbered, propose_all, take
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
+    started = EtcdMembers(
+        tmp_path_factory.mktemp("etcd"), 3, "--heartbeat-interval=50", "--election-timeout=500"
+    )
+    started.start()
+    yield started
+    started.stop_all()
+
+
+@pytest.fixture
+def place(members: EtcdMembers, tmp_path: Path) -> Place:
+    return Place(members, tmp_path, ("r1", "r2"))
+
+
+async def test_one_leads_and_another_when_it_stops(place: Place) -> None:
+    async with place.running("r1") as one:
+        await until(one.leader_hint)
+        async with place.running("r2") as two:
+            await until(lambda: two.status().leader_name == "r1")
+            assert not two.leader_hint()
+            assert two.status().role == "follower"
+            await one.stop()
+            assert not one.leader_hint()
+            await until(two.leader_hint)
+            assert two.status().leader_name == "r2"
+
+
+async def test_a_leader_that_loses_its_lease_knows_at_once(place: Place) -> None:
+    async with place.running("r1") as log:
+        await until(log.leader_hint)
+        lost = log._view.leader_until
+        with place.members.client() as client:
+            client.revoke_lease(log._keeper._lease)
+        await until(lambda: log._view.leader_until != lost)
+        await until(log.leader_hint)
+
+
+async def test_a_leader_cut_off_from_etcd_stops_leading_by_its_own_clock(tmp_path: Path) -> None:
+    etcd = EtcdMembers(tmp_path / "etcd", 1)
+    try:
+        etcd.start()
+        async with Place(etcd, tmp_path).running() as log:
+            await until(log.leader_hint)
+            etcd.pause("e1", signal.SIGSTOP)
+            await until(lambda: not log.leader_hint())
+            etcd.pause("e1", signal.SIGCONT)
+            await until(log.leader_hint)
+            assert log.status().leader_name == "r1"
+    finally:
+        etcd.stop_all()
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_a_member_of_etcd_that_fails_is_left_for_another(place: Place, how: str) -> None:
+    payloads = [b"%d" % number for number in range(60)]
+    async with place.running("r1") as log:
+        await propose_all(log, payloads[:20])
+        with trio.fail_after(HANGS_AFTER_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(propose_all, log, payloads[20:])
+                if how == "killed":
+                    place.members.kill("e1")
+                else:
+                    place.members.pause("e1", signal.SIGSTOP)
+        assert await take(log, 60) == numbered(payloads)
+        assert log.status().committed_index == 60
+        if how == "killed":
+            address = place.members.endpoints("e1")[0].removeprefix("https://")
+            await until(lambda: any(address in warning for warning in log.status().warnings))
+        else:
+            place.members.pause("e1", signal.SIGCONT)
+        await trio.to_thread.run_sync(place.members.start)
+        await propose_all(log, [b"all are back"])
+        assert len(await take(log, 61)) == 61
