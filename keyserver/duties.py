@@ -52,13 +52,16 @@ class Duties:
         epochs: Epochs,
         clock: Clock,
         chance: Callable[[], float],
+        signed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`signed` is told when a head is signed, BEFORE its signature is proposed."""
         self._replica = replica
         self._signer = signer
         self._proposer = proposer
         self._log = log
         self._epochs = epochs
         self._clock = clock
+        self._signed = signed
         self._losses = proposer.losses
         self._attempts = Attempts(epochs.retry_interval_ms, chance)
         self._admit = tuple(verifier.public_key for verifier in replica.machine.realm.verifiers)
@@ -112,7 +115,9 @@ class Duties:
     async def _command(self, obligation: Obligation) -> Command:
         match obligation:
             case OweSignature():
-                return await trio.to_thread.run_sync(partial(self._sign, obligation))
+                command = await trio.to_thread.run_sync(partial(self._sign, obligation))
+                self._signed()
+                return command
             case OweDelimiter(epoch, _):
                 return Delimiter(epoch, self._clock())
             case OweTick():

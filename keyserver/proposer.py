@@ -68,12 +68,17 @@ class Proposer:
         proposed: Callable[[bytes], None] = lambda _: None,
         lost: Callable[[], None] = lambda: None,
         lives: Lives | None = None,
+        rules: Callable[[], int] = lambda: limits.RULES,
     ) -> None:
-        """`proposed` is told every entry BEFORE the log gets it; `lost` that duties may have been lost."""
+        """`proposed` is told every entry BEFORE the log gets it; `lost` that duties may have been lost.
+
+        `rules` gives the level of the realm's rules.
+        """
         self._log = log
         self._proposed = proposed
         self._lost = lost
         self._lives = lives or Lives()
+        self._rules = rules
         self.losses = 0  # how often duties may have been lost since the start
         self._signer = signer
         self._clock = clock
@@ -108,7 +113,15 @@ class Proposer:
     @property
     def held(self) -> str:
         """Why nothing new is proposed, or ""."""
-        return next(iter(self._held.values()), "")
+        return self.held_but("")
+
+    def held_but(self, by: str) -> str:
+        """The same, apart from what `by` holds."""
+        return next((why for holder, why in self._held.items() if holder != by), "")
+
+    def holds(self, by: str) -> bool:
+        """Whether `by` holds this replica."""
+        return by in self._held
 
     def hold(self, by: str, why: str) -> None:
         """Accept nothing new until `by` releases it; what is queued already goes on. `why` is for callers."""
@@ -176,6 +189,7 @@ class Proposer:
             replica=self._signer.key_id,
             time_ms=now_ms,
             commands=[proposal.command for proposal in batch],
+            rules=self._rules(),
         )
         signature = self._signer.sign_envelope(envelope)
         return commands.encode_log_entry(envelope, signature, [proposal.private for proposal in batch])

@@ -27,6 +27,7 @@ from verifier.types import Realm
 
 EVIDENCE = "evidence"  # a folder beside the sign-once register: outside the data, and of its backups
 SCHEMA = "e2eks.evidence/1"
+OWN_KEY, DIFFERENT = "own-key", "heads-differ"  # what evidence is about: the file's name begins with it
 KEY_DIGITS = 16  # of the key id in a file's name: a new key has a clean record
 
 
@@ -51,11 +52,13 @@ def evidence_folder(config: Config) -> Path:
     return config.sign_once_register.parent / EVIDENCE
 
 
-def keep_evidence(folder: Path, realm: Realm, key_id: bytes, evidence: Evidence) -> Path:
+def keep_evidence(
+    folder: Path, realm: Realm, key_id: bytes, evidence: Evidence, *, about: str = OWN_KEY
+) -> Path:
     """The new file that holds the evidence, synced. Raises ConfigError."""
     fields = {name: getattr(evidence, name) for name in Evidence.__struct_fields__}
     document = _Document(schema=SCHEMA, realm=realm.name, realm_hash=realm.hash.hex(), **fields)
-    path = folder / f"own-key-{key_id.hex()[:KEY_DIGITS]}-{time.time_ns()}.json"
+    path = folder / f"{about}-{key_id.hex()[:KEY_DIGITS]}-{time.time_ns()}.json"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -64,9 +67,9 @@ def keep_evidence(folder: Path, realm: Realm, key_id: bytes, evidence: Evidence)
     return path
 
 
-def kept_evidence(config: Config, key_id: bytes) -> list[Path]:
-    """The files of evidence about a key, oldest first."""
-    return sorted(evidence_folder(config).glob(f"own-key-{key_id.hex()[:KEY_DIGITS]}-*.json"))
+def kept_evidence(config: Config, key_id: bytes, about: str = OWN_KEY) -> list[Path]:
+    """The files of evidence about a key, or about the heads that it signs, oldest first."""
+    return sorted(evidence_folder(config).glob(f"{about}-{key_id.hex()[:KEY_DIGITS]}-*.json"))
 
 
 def check_start(config: Config, data: DataDirectory, signer: Signer) -> None:

@@ -52,10 +52,10 @@ class Erasure:
     signatures: tuple[Signature, ...]
 
 
-def parse(kind: type[M], data: bytes, what: str) -> M:
-    """The message in a request of at most REQUEST_BYTES. Raises Malformed."""
-    if len(data) > limits.REQUEST_BYTES:
-        raise Malformed(f"a request has more than {limits.REQUEST_BYTES} bytes", Reason.TOO_LARGE)
+def parse(kind: type[M], data: bytes, what: str, limit: int = limits.REQUEST_BYTES) -> M:
+    """The message in a request of at most `limit` bytes. Raises Malformed."""
+    if len(data) > limit:
+        raise Malformed(f"a request has more than {limit} bytes", Reason.TOO_LARGE)
     message = kind()
     try:
         message.ParseFromString(data)

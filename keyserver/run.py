@@ -8,15 +8,10 @@ is found by starting again. Nothing is recovered: the rows say what is owed, and
 from __future__ import annotations
 
 import os
-import random
-import secrets
 import signal
-import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import structlog
 import trio
@@ -24,42 +19,33 @@ import trio
 from keyserver import free_space, logs, quarantine
 from keyserver.admission.gate import Gate
 from keyserver.backup_create import origin_of
-from keyserver.config import Config, Epochs
+from keyserver.config import Config
 from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import open_data
-from keyserver.duties import Duties
 from keyserver.engines import engine_of
 from keyserver.erasure import Blanker
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
 from keyserver.lives import CEILING, Lives
 from keyserver.machine.codes import Halt
-from keyserver.machine.state import Machine
-from keyserver.metrics import Metrics
 from keyserver.own_key import KeyWatch
-from keyserver.proposer import Clock, Proposer
-from keyserver.rate_limits import Limits, RateLimits
+from keyserver.parts import Parts as Parts  # where callers look for these
+from keyserver.parts import Surroundings as Surroundings
+from keyserver.parts import assemble as assemble
+from keyserver.parts import now_ms as now_ms
+from keyserver.peer_lines import lines_to
 from keyserver.replica import Replica
-from keyserver.service import Service
 from keyserver.signals import HANDLED, Obedience
-from keyserver.signer import Signer, load_signer
-from keyserver.status import Status
+from keyserver.signer import load_signer
 from keyserver.tls_files import read_credentials
-from keyserver.vrf_cache import VrfCache
 from kv import crash_points
 from kv.free_space import Ballast, Watermark, advised
-from kv.interface import StorageError, Store
+from kv.interface import StorageError
 from replication.interface import ReplicatedLog
 from verifier.crypto import signatures
 from verifier.errors import ConfigError
-from verifier.types import Realm
 
 FIRST_CAUSES = (StorageError, Halt, ConfigError)  # what a group of failures is about, if one of them is in it
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds, by the clock of this machine."""
-    return time.time_ns() // 1_000_000
 
 
 async def follow(log: ReplicatedLog, replica: Replica, watch: KeyWatch) -> None:
@@ -72,83 +58,6 @@ async def follow(log: ReplicatedLog, replica: Replica, watch: KeyWatch) -> None:
         replica.announce(batch)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What works together in one replica."""
-
-    replica: Replica
-    signer: Signer
-    log: ReplicatedLog
-    proposer: Proposer
-    duties: Duties
-    service: Service
-    status: Status
-    metrics: Metrics
-    rates: RateLimits
-    watch: KeyWatch
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What is not deterministic: clocks and chance."""
-
-    clock: Clock = now_ms
-    chance: Callable[[], float] = random.random
-    fresh_salt: Callable[[], bytes] = lambda: secrets.token_bytes(32)
-    seconds: Callable[[], float] = time.monotonic
-
-
-def assemble(
-    *,
-    name: str,
-    realm: Realm,
-    realm_json: bytes,
-    epochs: Epochs,
-    update_timeout_ms: int,
-    store: Store,
-    log: ReplicatedLog,
-    signer: Signer,
-    gate: Gate,
-    around: Surroundings,
-    limits: Limits | None = None,
-    evidence: Path | None = None,
-    lives: Lives | None = None,
-    ready_alone: bool = False,
-) -> Parts:
-    """Put a replica together upon an open store and log; `evidence` is a folder for it. Raises Halt."""
-    lives = lives or Lives()
-    metrics = Metrics()
-    rates = RateLimits(
-        limits or Limits(), seconds=around.seconds, observe=lambda limit: metrics.count("rate_limited", limit)
-    )
-    vrf = VrfCache(
-        store,
-        signer.vrf_prove,
-        limiter=rates.unknown_names,
-        observe=lambda source: metrics.count("vrf", source),
-    )
-    replica = Replica(Machine(realm, epochs.min_interval_ms), store, vrf, metrics)
-    log_end, former_ms = log.status().stored_index, lives.former_ms
-    watch = KeyWatch(replica, signer, around.clock, log_end=log_end, evidence=evidence, former_ms=former_ms)
-    proposer = Proposer(log, signer, around.clock, watch.proposed, replica.applied.wake, lives)
-    duties = Duties(replica, signer, proposer, log, epochs, around.clock, around.chance)
-    service = Service(
-        replica,
-        signer,
-        proposer,
-        gate,
-        realm_json=realm_json,
-        update_timeout_ms=update_timeout_ms,
-        clock=around.clock,
-        fresh_salt=around.fresh_salt,
-        rates=rates,
-    )
-    status = Status(
-        name, replica, signer, log, around.clock, held=lambda: proposer.held, ready_alone=ready_alone
-    )
-    return Parts(replica, signer, log, proposer, duties, service, status, metrics, rates, watch)
-
-
 async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Work until cancelled; the log is stopped then. Raises StorageError, Halt."""
     try:
@@ -159,6 +68,8 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
             nursery.start_soon(parts.proposer.run)
             nursery.start_soon(parts.duties.run)
             nursery.start_soon(parts.watch.run)
+            nursery.start_soon(parts.peers.run)
+            nursery.start_soon(parts.majority.run)
             blanker = Blanker(parts.replica, parts.log, may_write=lambda: not parts.proposer.held)
             nursery.start_soon(blanker.run)
             task_status.started()
@@ -171,9 +82,8 @@ async def _start(log: ReplicatedLog, lo: int) -> None:
     try:
         await log.start(lo)
     except OSError as error:
-        raise ConfigError(
-            f"listen.replication cannot be bound: {error}. Is another process using it?"
-        ) from None
+        what = f"listen.replication cannot be bound: {error.strerror}"
+        raise ConfigError(f"{what}. Is another process using the port?") from None
 
 
 def serve(config: Config, *, leave_diagnostic: bool = False) -> None:
@@ -245,6 +155,8 @@ async def run_replica(
     Raises as `serve` does, perhaps in groups.
     """
     credentials = read_credentials(config)
+    others = config.cluster.others(config.replica_name) if config.cluster else {}
+    lines = lines_to(others, credentials.links)
     ballast = Ballast(config.data, config.storage.ballast_bytes)
     with (
         closing(ballast.unless_full(lambda: load_signer(config))) as signer,
@@ -268,8 +180,12 @@ async def run_replica(
             evidence=quarantine.evidence_folder(config),
             lives=Lives(config.sign_once_register.parent / CEILING),
             ready_alone=config.cluster is not None and config.cluster.ready_without_majority,
+            lines=lines,
         )
-        doors = Doors(config, credentials, parts.service, parts.status, parts.metrics, parts.rates)
+        parts.exchange.remember(quarantine.kept_evidence(config, signer.key_id, quarantine.DIFFERENT))
+        doors = Doors(
+            config, credentials, parts.service, parts.status, parts.metrics, parts.rates, parts.peers
+        )
         folders = (config.data, config.sign_once_register.parent)
         watermark = Watermark(folders, config.storage.min_free_bytes, ballast)
         async with trio.open_nursery() as nursery:

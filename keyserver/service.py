@@ -15,18 +15,17 @@ import trio
 from e2eks.v1 import client_pb2, verification_pb2
 
 from keyserver import requests
-from keyserver.admission.gate import Gate
-from keyserver.machine import commands, erasure, private_parts, views
+from keyserver.endorsing import Endorser, private_of
+from keyserver.machine import commands, erasure, views
 from keyserver.machine.codes import Code, reason_of
-from keyserver.machine.commands import AddRatification, Endorsement, Erase, SubmitUpdate
+from keyserver.machine.commands import AddRatification, Erase, SubmitUpdate
 from keyserver.proposer import Clock, Proposer
 from keyserver.published import Published
 from keyserver.rate_limits import Limits, RateLimits
 from keyserver.replica import Replica
-from keyserver.signer import Signer
 from keyserver.verifier_log import VerifierLog
 from kv import crash_points
-from verifier import encoding, epoch, limits, proof_encoding
+from verifier import encoding, epoch, limits, policy, proof_encoding
 from verifier.crypto import signatures
 from verifier.errors import Malformed, Reason, Refused
 from verifier.merkle.tree import PageCache
@@ -55,9 +54,8 @@ class Service:
     def __init__(
         self,
         replica: Replica,
-        signer: Signer,
         proposer: Proposer,
-        gate: Gate,
+        endorser: Endorser,
         *,
         realm_json: bytes,
         update_timeout_ms: int,
@@ -66,9 +64,8 @@ class Service:
         rates: RateLimits | None = None,
     ) -> None:
         self._replica = replica
-        self._signer = signer
         self._proposer = proposer
-        self._gate = gate
+        self._endorser = endorser
         self._realm = replica.machine.realm
         self._update_timeout = update_timeout_ms / 1000
         self._clock = clock
@@ -156,7 +153,7 @@ class Service:
         await self._come_so_far(asked.lookup.min_epoch)
         change, since = self._early_verdict(asked)
         if change is not Change.UNCHANGED:
-            command, private = self._command(asked, change)
+            command, private = await self._command(request, asked, change)
             self._rates.signed_update(entry.index)
             crash_points.reach("P1")
             since = await self._decide(command, private, until)
@@ -195,39 +192,19 @@ class Service:
         )
         return change, current.since_epoch if current else 0
 
-    def _command(self, asked: requests.Update, change: Change) -> tuple[SubmitUpdate, bytes]:
-        """The command and its private part; a registration with this replica's endorsement."""
+    async def _command(
+        self, request: bytes, asked: requests.Update, change: Change
+    ) -> tuple[SubmitUpdate, bytes]:
+        """The command and its private part; a registration with the endorsements that it needs."""
         self._proposer.require_signing()
-        private, private_hash = b"", b""
-        if asked.profile is not None:
-            salt = self._fresh_salt()
-            contents = private_parts.encode_private_contents(
-                asked.lookup.user_id, asked.profile.encoded, asked.nonce
-            )
-            private = private_parts.encode_private_part(salt, contents)
-            private_hash = private_parts.private_hash(salt, contents)
+        private = private_of(asked, self._fresh_salt())
         if change is not Change.REGISTRATION:
-            return SubmitUpdate(asked.update, private_hash), private
-        proof_id, endorsement = self._endorse(asked, private_hash)
-        return SubmitUpdate(asked.update, private_hash, (endorsement,), proof_id), private
-
-    def _endorse(self, asked: requests.Update, private_hash: bytes) -> tuple[bytes, Endorsement]:
-        entry, now_ms = asked.update.entry, self._clock()
-        proof_id = self._gate.verify(
-            asked.proof,
-            user_id=asked.lookup.user_id,
-            index=entry.index,
-            entry_hash=entry.hash,
-            now_ms=now_ms,
+            return SubmitUpdate(asked.update, private.hash), private.part
+        law = self._replica.state.policy
+        proof_id, endorsements = await self._endorser.gather(
+            request, asked, private, keys=law.keys, needed=policy.tolerated_faults(law) + 1
         )
-        endorsement = self._signer.endorse(
-            private_hash=private_hash,
-            index=entry.index,
-            entry_hash=entry.hash,
-            proof_id=proof_id,
-            not_after_ms=now_ms + limits.ENDORSEMENT_MS,
-        )
-        return proof_id, endorsement
+        return SubmitUpdate(asked.update, private.hash, endorsements, proof_id), private.part
 
     async def _decide(
         self, command: SubmitUpdate | AddRatification | Erase, private: bytes, until: float

@@ -1,6 +1,7 @@
 """The only holder of a replica's secrets, its head key and the realm's VRF key, which it never shows.
 
-Every signature has one purpose, and the signer builds what is signed itself: envelopes, heads, endorsements.
+Every signature has one purpose, and the signer builds what is signed itself: envelopes, heads, endorsements,
+and its word on which head it composed.
 A head is signed only through the sign-once register. Without a usable register the signer is in quarantine:
 it still evaluates the VRF, so the replica can answer lookups, but signs nothing until the replica has a new
 key.
@@ -11,6 +12,7 @@ from __future__ import annotations
 from keyserver.config import Config
 from keyserver.machine import commands
 from kv import crash_points
+from kv.keys import u64
 from verifier import encoding, epoch, realm
 from verifier.crypto import hashing, signatures, vrf
 from verifier.errors import ConfigError, E2eksError
@@ -112,6 +114,13 @@ class Signer:
         )
         return commands.Endorsement(self.key_id, not_after_ms, self._sign(message))
 
+    def state_composed(self, epoch: int, head_hash: bytes) -> bytes:
+        """The signature (64 bytes) over this replica's word that it composed this head. Raises Quarantined.
+
+        No signature on a head: it may be given again, and before the register knows the epoch.
+        """
+        return self._sign(composed_message(self._realm.hash, epoch, head_hash))
+
     def vrf_prove(self, user_id: str) -> tuple[bytes, bytes]:
         """Index (32 bytes) and VRF proof (80 bytes) of a user id that passed `realm.check_user_id`."""
         proof = vrf.prove(self._vrf, realm.user_id_alpha(self._realm.name, user_id))
@@ -129,6 +138,11 @@ class Signer:
 
     def __repr__(self) -> str:
         return f"Signer(key_id={self.key_id.hex()})"
+
+
+def composed_message(realm_hash: bytes, epoch: int, head_hash: bytes) -> bytes:
+    """What a replica signs to say which head it has composed (proto/e2eks/v1/peers.proto)."""
+    return hashing.tagged("e2eks/1/head-composed", realm_hash, u64(epoch), head_hash)
 
 
 def load_signer(config: Config) -> Signer:

@@ -19,7 +19,6 @@ from verifier.realm import fingerprint
 from verifier.types import QuorumExpr
 
 SCHEMA = "e2eks.status/1"
-LEADERLESS_S = 3.0  # elections are over by then, unless there is no majority
 
 
 class Status:
@@ -37,10 +36,11 @@ class Status:
         seconds: Callable[[], float] = time.monotonic,
         held: Callable[[], str] = str,
         *,
-        ready_alone: bool = False,
+        alone: Callable[[], str] = str,
+        peers: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
-        """`held` says why the replica takes nothing new, or "". `ready_alone`: callers need not go elsewhere
-        while it has no majority, because they only read.
+        """`held` says why the replica takes nothing new, and `alone` that it has no majority, or "". `peers`:
+        the records of the other members.
         """
         self._name = name
         self._replica = replica
@@ -49,8 +49,8 @@ class Status:
         self._clock = clock
         self._seconds = seconds
         self._held = held
-        self._ready_alone = ready_alone
-        self._leader_seen = seconds()
+        self._alone = alone
+        self._peers = peers
         self._started = seconds()
         self._caught_up_at = log.status().committed_index
         self._fingerprint = fingerprint(replica.machine.realm)
@@ -80,22 +80,7 @@ class Status:
             return f"in quarantine, this replica only reads: {self._signer.quarantined}"
         if self._replica.state.signed_epoch == 0:
             return "no epoch is signed yet"
-        return self._held() or ("" if self._ready_alone else self.alone())
-
-    def alone(self) -> str:
-        """Why nothing can be decided here, in a cluster without a majority, or ""."""
-        log, now = self._log.status(), self._seconds()
-        if not log.role or log.leader_name:
-            self._leader_seen = now
-        quiet_s = now - self._leader_seen
-        if quiet_s < LEADERLESS_S:
-            return ""
-        state = self._replica.state
-        age_s = max(self._clock() - state.issue_time_ms, 0) // 1000
-        return (
-            f"no majority: no leader was heard of for {quiet_s:.0f} s. Lookups are answered from epoch "
-            f"{state.signed_epoch}; the newest head is {age_s} s old"
-        )
+        return self._held()
 
     def record(self) -> dict[str, Any]:
         """The status document, schema e2eks.status/1."""
@@ -109,7 +94,7 @@ class Status:
             "key_id": self._signer.key_id.hex(),
             "ready": not reason,
             "reason": reason,
-            "alone": self.alone(),
+            "alone": self._alone(),
             "quarantined": self._signer.quarantined,
             "diagnostic": bool(self.diagnostic),
             **self._log_record(),
@@ -120,6 +105,7 @@ class Status:
             "pending_updates": state.pending_updates,
             "verifier_log_size": state.verifier_log_size,
             "waiting_updates": len(replica.waiters),
+            "peers": self._peers(),
             "uptime_s": round(self._seconds() - self._started, 1),
             "listening": dict(self.listening),
             "certificates": {

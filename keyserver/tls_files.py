@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from keyserver.config import Config
+from keyserver.peer_certificates import LinkFiles, read_peer_files
 from keyserver.verifier_list import VerifierCertificate
 from verifier.errors import ConfigError
 from verifier.files import check_private, read_file
@@ -21,6 +22,7 @@ PEM_BYTES = 256 * 1024
 DAY_MS = 24 * 3_600_000
 WARN_DAYS = 30  # time to renew while people are at work
 OWN = "replica"  # the holder under which the replica's own certificate is shown
+LINKS = "links to peers"  # and the first of those on links between replicas to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,15 @@ class Credentials:
 
     own: TlsFiles
     pushers: tuple[VerifierCertificate, ...]
+    links: LinkFiles | None = None  # None: no cluster
 
     def not_after_ms(self) -> dict[str, int]:
         """When each certificate ends, by holder: the replica, and each verifier that may push."""
         ends = {
             verifier.name: chain_end_ms(verifier.tls_certificate_pem.encode()) for verifier in self.pushers
         }
-        return {OWN: self.own.not_after_ms, **ends}
+        links = {LINKS: self.links.not_after_ms} if self.links else {}
+        return {OWN: self.own.not_after_ms, **links, **ends}
 
 
 def read_credentials(config: Config) -> Credentials:
@@ -70,7 +74,8 @@ def read_credentials(config: Config) -> Credentials:
             f"the TLS certificate {config.tls.certificate} is for another key than {config.tls.key}. "
             "Replace both together"
         )
-    return Credentials(TlsFiles(certificate, key, _end_ms(chain)), config.verifier_certificates())
+    links = read_peer_files(config.cluster.tls, config.replica_name) if config.cluster else None
+    return Credentials(TlsFiles(certificate, key, _end_ms(chain)), config.verifier_certificates(), links)
 
 
 def chain_end_ms(pem: bytes) -> int:

@@ -72,8 +72,11 @@ class VrfCache:
         self._owed: dict[str, IndexProof] = {}
         self._lock = threading.Lock()
 
-    def locate(self, user_id: str, address: str) -> IndexProof:
-        """Index and proof of a checked user id. Raises Refused (RATE_LIMITED), StorageError."""
+    def locate(self, user_id: str, address: str | None) -> IndexProof:
+        """Index and proof of a checked user id. Raises Refused (RATE_LIMITED), StorageError.
+
+        `address` None: another replica, which has limited whoever asked it.
+        """
         with self._lock:
             found = self._memory.get(user_id)
         if found is not None:
@@ -84,7 +87,8 @@ class VrfCache:
             found = _decode(row)
             self._observe("table")
         else:
-            self._limiter.take(address)
+            if address is not None:
+                self._limiter.take(address)
             found = self._prove(user_id)
             self._observe("computed")
         with self._lock:

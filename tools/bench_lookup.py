@@ -10,13 +10,12 @@ from bench_measure import CPU, Measured, Plan, alternated, median, median_ratio,
 from bench_realm import Ground, grown
 from e2eks.v1 import client_pb2
 
-from keyserver.admission.gate import Gate
+from keyserver.endorsing import Endorser
 from keyserver.metrics import Metrics
 from keyserver.proposer import Proposer
 from keyserver.replica import Replica
 from keyserver.run import now_ms
 from keyserver.service import Service
-from keyserver.signer import Signer
 from keyserver.vrf_cache import VrfCache
 from kv.interface import Store
 from kv.leveldb import LevelDBStore
@@ -47,9 +46,8 @@ class Desk:
         names = VrfCache(store, _never, capacity=1)
         self._service = Service(
             Replica(ground.machine, store, names, Metrics()),
-            cast("Signer", None),  # lookups neither sign nor propose
-            cast("Proposer", None),
-            Gate(config.registration, config.realm),
+            cast("Proposer", None),  # lookups neither propose nor endorse
+            cast("Endorser", None),
             realm_json=config.realm_json,
             update_timeout_ms=config.update_timeout_ms,
             clock=now_ms,

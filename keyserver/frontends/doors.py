@@ -10,21 +10,25 @@ import grpc.aio
 import trio
 
 from keyserver.config import Config
-from keyserver.frontends import grpc_public, grpc_verification, health
+from keyserver.frontends import grpc_peers, grpc_public, grpc_verification, health
 from keyserver.frontends.connections import Doorkeeper
 from keyserver.frontends.crowd import Crowd
 from keyserver.frontends.edge import Edge
 from keyserver.frontends.grpc_health import Health
 from keyserver.frontends.handlers import Handlers
-from keyserver.frontends.listeners import listen, mutual_tls, new_server, tls
+from keyserver.frontends.listeners import links, listen, mutual_tls, new_server, tls
 from keyserver.metrics import Metrics
-from keyserver.rate_limits import RateLimits
+from keyserver.peers import Peers
+from keyserver.rate_limits import Limits, Rate, RateLimits
 from keyserver.service import Service
 from keyserver.status import Status
 from keyserver.tls_files import Credentials
 
 CONNECTION_LOOKS_SECONDS = 0.25  # how long a network may have too many connections
 LINGER_SECONDS = 1.0  # who was answered last may ask how the proof continues what it knew
+
+# What members may ask: each of them forwards what its own clients were granted, and all may share a network.
+PEER_LIMITS = Limits(peer_calls=Rate(20_000, 40_000), request_timeout_ms=3_000, send_timeout_ms=3_000)
 
 # Adds services to a server and returns its credentials, or None if there is nobody to serve.
 Furnish = Callable[[grpc.aio.Server, Handlers], grpc.ServerCredentials | None]
@@ -41,8 +45,11 @@ class Doors:
         status: Status,
         metrics: Metrics,
         rates: RateLimits,
+        peers: Peers,
     ) -> None:
         self._listen = config.listen
+        self._peers = peers
+        self._others = config.cluster.others(config.replica_name) if config.cluster else {}
         self._rates = rates
         self._crowd = Crowd(config.limits, self._limited)
         self._service = service
@@ -93,6 +100,8 @@ class Doors:
             "verification": self._reading,
             "push": self._pushing,
         }
+        if self._credentials.links is not None:
+            makers["peers"] = self._linking
         servers = []
         for name, furnish in makers.items():
             address: str = getattr(self._listen, name)
@@ -119,6 +128,12 @@ class Doors:
         methods = grpc_verification.pushing(self._service, lambda: self._listed)
         grpc_verification.add_to(server, handlers, methods)
         return mutual_tls(lambda: self._credentials)
+
+    def _linking(self, server: grpc.aio.Server, _: Handlers) -> grpc.ServerCredentials:
+        rates, crowd = RateLimits(PEER_LIMITS), Crowd(PEER_LIMITS, self._limited)
+        handlers = Handlers(self._edge, self._metrics.call_ended, rates, crowd)
+        grpc_peers.add_to(server, handlers, grpc_peers.methods(self._peers, self._others))
+        return links(lambda: self._credentials)
 
     async def _drain(self) -> None:
         """In the edge thread."""

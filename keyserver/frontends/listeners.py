@@ -30,6 +30,18 @@ def mutual_tls(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
     return _renewing(current, _with_clients, clients=True)
 
 
+def links(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """TLS for other replicas: both sides show certificates of the peers' authority."""
+    return _renewing(current, _with_peers, clients=True)
+
+
+def _with_peers(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    assert credentials.links is not None
+    shown = credentials.links
+    pairs = [(shown.key, shown.certificate)]
+    return grpc.ssl_server_certificate_configuration(pairs, root_certificates=shown.authority)
+
+
 def _own(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
     own = credentials.own
     return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)])

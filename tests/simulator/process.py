@@ -50,6 +50,7 @@ LOOK_EVERY_US = 2 * SECOND
 NOTHING_COUNTED: Any = SimpleNamespace(
     count=lambda *_, **__: None, set=lambda *_: None, observe=lambda *_: None
 )
+NO_ENDORSER: Any = None  # clients of the simulator gather endorsements themselves
 NO_LIMITS: Any = SimpleNamespace(
     lookup=lambda *_: None, update=lambda *_: None, signed_update=lambda *_: None,
     unknown_names=SimpleNamespace(take=lambda _: None),
@@ -139,7 +140,7 @@ class ReplicaProcess:
         chance = world.chance("duties", site.name, site.lives).random
         self.duties = Duties(self.replica, self.signer, self.proposer, self.log, EPOCHS, site.clock, chance)
         self.service = Service(
-            self.replica, self.signer, self.proposer, NO_LIMITS, realm_json=b"", update_timeout_ms=5_000,
+            self.replica, self.proposer, NO_ENDORSER, realm_json=b"", update_timeout_ms=5_000,
             clock=site.clock, fresh_salt=lambda: bytes(32), rates=NO_LIMITS,
         )  # fmt: skip
         self.blanker = Blanker(self.replica, self.log)  # type: ignore[arg-type]
