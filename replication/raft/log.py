@@ -107,15 +107,16 @@ class RaftLog:
         self._tls = tls
         others = {name: address for name, address in members.items() if name != member}
         chance = random.SystemRandom()
+        self._driver = Driver(
+            member=member,
+            members=sorted(members),
+            journal=journal,
+            clock=time.monotonic,
+            chance=chance,
+            timing=timing,
+        )
         self._member = Member(
-            Driver(
-                member=member,
-                members=sorted(members),
-                journal=journal,
-                clock=time.monotonic,
-                chance=chance,
-                timing=timing,
-            ),
+            self._driver,
             member=member,
             addresses=others,
             contexts=read_contexts(tls),
@@ -148,14 +149,12 @@ class RaftLog:
             raise ValueError("the first index of a log is 1")
         if self._lo is not None or self._stopping:
             raise LogNotRunning("a log is started once")
-        stored = self._journal.last_application
-        if lo > stored + 1:
-            raise StorageError(f"entry {lo - 1} was applied but the log ends at {stored}: a lost end")
+        self._driver.know_committed(lo - 1)  # what was applied was committed
+        self._committed = self._journal.committed_to
         listeners: list[trio.SocketListener] = []
         if self._member.links.members:
             listeners = await trio.open_tcp_listeners(self._listen.port, host=self._listen.host or None)
         self._lo = lo
-        self._committed = max(self._committed, lo - 1)  # what was applied was committed
         trio.lowlevel.spawn_system_task(self._live, listeners)
 
     async def propose(self, payload: bytes) -> None:

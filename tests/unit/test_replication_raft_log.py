@@ -21,6 +21,7 @@ from kv.testing import Fault, FaultyStore
 from replication.raft.frames import framed
 from replication.raft.journal import Journal
 from replication.raft.log import RaftLog, open_raft_log
+from replication.raft.rows import RaftTables
 from replication.raft.tls import read_contexts
 from replication.raft.transport import Address
 from replication.testing import HANGS_AFTER_S, LETTERS, NO_LIMIT, propose_all, public_half, take
@@ -29,13 +30,10 @@ from replication.types import LogNotRunning, LogOverloaded, NoLeader, ProposalLo
 HOST = "127.0.0.1"
 
 
-@asynccontextmanager
-async def alone(
-    folder: Path, store: Store | None = None, members: tuple[str, ...] = ("r1",)
-) -> AsyncIterator[RaftLog]:
-    """A running log of r1; of other members nobody is there."""
-    log = RaftLog(
-        Journal(store or MemoryStore(), public_half),
+def lone_member(folder: Path, store: Store, members: tuple[str, ...]) -> RaftLog:
+    """The log of r1; of other members nobody is there."""
+    return RaftLog(
+        Journal(store, public_half),
         member="r1",
         members={name: Address(HOST, free_port()) for name in members},
         listen=Address(HOST, 0),
@@ -43,6 +41,14 @@ async def alone(
         timing=TIMING,
         on_refused=lambda _address, _reason: None,
     )
+
+
+@asynccontextmanager
+async def alone(
+    folder: Path, store: Store | None = None, members: tuple[str, ...] = ("r1",)
+) -> AsyncIterator[RaftLog]:
+    """The same, running."""
+    log = lone_member(folder, store or MemoryStore(), members)
     try:
         await log.start(1)
         yield log
@@ -293,3 +299,22 @@ async def test_status_tells_who_leads_and_how_far_everybody_is(tmp_path: Path) -
             if name != leader:
                 other = logs[name].status()
                 assert (other.role, other.leader_name, other.term) == ("follower", leader, status.term)
+
+
+# Starting again
+
+
+async def test_what_was_applied_is_read_before_a_leader_is_known(tmp_path: Path) -> None:
+    """The durable commit index may lag behind; the caller of start() knows better."""
+    disk = MemoryDisk()
+    async with alone(tmp_path, MemoryStore(disk)) as log:
+        await propose_all(log, [b"a|alice", b"b|bob"])
+    disk.view = disk.view.changed({RaftTables.COMMIT.key(): None})
+    log = lone_member(tmp_path, MemoryStore(disk), ("r1", "r2"))
+    await log.start(3)
+    assert not log.status().leader_name
+    assert [entry.payload for entry in log.read(1, 9, NO_LIMIT)] == [b"a|alice", b"b|bob"]
+    log.verify_chain(1, 3)
+    await log.rewrite_private(1, b"a|")
+    assert [entry.payload for entry in log.read(1, 2, NO_LIMIT)] == [b"a|"]
+    await log.stop()
