@@ -36,7 +36,8 @@ class ReplicatedLog(Protocol):
     async def propose(self, payload: bytes) -> None:
         """Ask for `payload` to be committed; return when it is accepted durably.
 
-        Raises PayloadTooLarge, LogOverloaded, LogNotRunning, StorageError.
+        In a cluster that is when it is committed. Raises PayloadTooLarge, LogOverloaded, LogNotRunning,
+        NoLeader, ProposalLost (it may be committed or not), StorageError.
         """
         ...
 
