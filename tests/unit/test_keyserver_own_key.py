@@ -181,22 +181,22 @@ async def test_what_a_former_life_proposed_may_arrive_late_and_twice_though_the_
     tmp_path: Path,
 ) -> None:
     lives = Lives(tmp_path / "ceiling")
-    before = Surroundings(clock=lambda: 900_000)
-    await lives.cover(900_000)
+    before = Surroundings(clock=lambda: 90_000_000)
+    await lives.cover(90_000_000)
     async with running(SMALL, Disk(tmp_path), around=before, lives=lives):
         pass
-    after = Surroundings(clock=lambda: 500_000)
+    after = Surroundings(clock=lambda: 50_000_000)
     async with running(SMALL, Disk(tmp_path), around=after, lives=Lives(tmp_path / "ceiling")) as parts:
-        late = entry_by(SMALL, 900_000, a_tick(parts))
+        late = entry_by(SMALL, 90_000_000, a_tick(parts))
         for _ in range(2):
             await parts.log.propose(late)
-        again = entry_by(SMALL, 500_000, a_tick(parts))
+        again = entry_by(SMALL, 50_000_000, a_tick(parts))
         parts.watch.proposed(again)
         for _ in range(2):
             await parts.log.propose(again)
         await until_applied(parts)
         assert parts.signer.quarantined == ""
-        ahead_of_all = 900_000 + AHEAD_MS + 1
+        ahead_of_all = 90_000_000 + AHEAD_MS + 1
         await parts.log.propose(entry_by(SMALL, ahead_of_all, a_tick(parts)))
         await until_quarantined(parts)
 
