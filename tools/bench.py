@@ -7,6 +7,7 @@ ratios, measured side by side, and on sizes.
 
 import argparse
 import importlib
+import math
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,18 +35,30 @@ BENCHES: Mapping[str, tuple[str, str]] = {
     "help-start": ("bench_start", "help_start"),
     "lookup-rpc": ("bench_lookup_rpc", "lookup_rpc"),
     "update-rpc": ("bench_update_rpc", "update_rpc"),
+    "replication": ("bench_replication", "replication"),
+    "replication-size": ("bench_replication", "replication_size"),
+    "failover": ("bench_failover", "failover"),
     "abuse": ("bench_abuse", "abuse"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a metric of a benchmark, with these parameters among its own, must not exceed."""
+    """Between what a metric of a benchmark, with these parameters among its own, must lie."""
 
     bench: str
     params: Mapping[str, object]
     metric: str
-    at_most: float
+    at_most: float = math.inf
+    at_least: float = -math.inf
+
+    def judge(self, value: float) -> tuple[bool, str]:
+        """Whether it is met, and how value and bound relate."""
+        if value > self.at_most:
+            return False, f"EXCEEDS {self.at_most:g}"
+        if value < self.at_least:
+            return False, f"FALLS SHORT OF {self.at_least:g}"
+        return True, f"<= {self.at_most:g}" if self.at_most < math.inf else f">= {self.at_least:g}"
 
     def applies(self, measured: Measured) -> bool:
         return self.bench == measured.bench and self.params.items() <= measured.params.items()
@@ -73,9 +86,8 @@ def judge(bounds: Iterable[Bound], results: Sequence[Measured]) -> Iterator[tupl
             if value is None:
                 yield False, f"{name}: {bound.metric} was not measured"
             else:
-                relation = "<=" if value <= bound.at_most else "EXCEEDS"
-                sentence = f"{name}: {bound.metric} {value:.4g} {relation} {bound.at_most:g}"
-                yield value <= bound.at_most, sentence
+                met, relation = bound.judge(value)
+                yield met, f"{name}: {bound.metric} {value:.4g} {relation}"
 
 
 def run(names: Iterable[str], plan: Plan, show: Callable[[Measured], None]) -> list[Measured]:

@@ -7,9 +7,10 @@ beyond what it can ask for. So the servers' own processor time is measured too.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -27,7 +28,7 @@ class Answered:
     answers: list[bytes]
     latencies: list[float]
     seconds: float
-    cpu_s: float  # of the server's process
+    cpu_s: float  # of the servers' processes
 
     @property
     def per_s(self) -> float:
@@ -35,42 +36,54 @@ class Answered:
 
 
 class Caller:
-    """Calls one method of one server. Any error of a call ends the benchmark."""
+    """Calls one method of a server, or of several in turn. Any error of a call ends the benchmark."""
 
     def __init__(
-        self, runner: asyncio.Runner, channel: grpc.aio.Channel, method: str, server: Process
+        self,
+        runner: asyncio.Runner,
+        channels: Sequence[grpc.aio.Channel],
+        method: str,
+        servers: Sequence[Process],
     ) -> None:
         self._runner = runner
-        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-        self._server = server
+        self._calls: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
+            channel.unary_unary(method) for channel in channels
+        ]
+        self._servers = servers
+
+    def _cpu_s(self) -> float:
+        return sum(server.cpu_s() for server in self._servers)
 
     def ask(self, requests: Sequence[bytes], in_flight: int) -> Answered:
         """Make all calls, at most `in_flight` at a time."""
-        cpu_s = self._server.cpu_s()
+        cpu_s = self._cpu_s()
         start = time.perf_counter()
         answers, latencies = self._runner.run(self._ask(requests, in_flight))
         taken = time.perf_counter() - start
-        return Answered(answers, latencies, taken, self._server.cpu_s() - cpu_s)
+        return Answered(answers, latencies, taken, self._cpu_s() - cpu_s)
 
     async def _ask(self, requests: Sequence[bytes], in_flight: int) -> tuple[list[bytes], list[float]]:
         waiting = deque(enumerate(requests))
         answers = [b""] * len(requests)
         latencies = [0.0] * len(requests)
 
-        async def work() -> None:
+        async def work(call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]) -> None:
             while waiting:
                 number, request = waiting.popleft()
                 start = time.perf_counter()
-                answers[number] = await self._call(request, timeout=CALL_TIMEOUT_S)
+                answers[number] = await call(request, timeout=CALL_TIMEOUT_S)
                 latencies[number] = time.perf_counter() - start
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(in_flight):
-                group.create_task(work())
+            for number in range(in_flight):
+                group.create_task(work(self._calls[number % len(self._calls)]))
         return answers, latencies
 
 
-Connect = Callable[[str, str, Process], Caller]  # address, method, server
+class Connect(Protocol):
+    """Opens a connection to the address of each server, in the same order."""
+
+    def __call__(self, addresses: Sequence[str], method: str, servers: Sequence[Process]) -> Caller: ...
 
 
 @contextmanager
@@ -84,10 +97,10 @@ def connections(roots: Sequence[str]) -> Iterator[Connect]:
         async def open_channel(address: str) -> grpc.aio.Channel:
             return grpc.aio.secure_channel(address, credentials, options)
 
-        def connect(address: str, method: str, server: Process) -> Caller:
-            channel = runner.run(open_channel(address))
-            channels.append(channel)
-            return Caller(runner, channel, method, server)
+        def connect(addresses: Sequence[str], method: str, servers: Sequence[Process]) -> Caller:
+            opened = [runner.run(open_channel(address)) for address in addresses]
+            channels.extend(opened)
+            return Caller(runner, opened, method, servers)
 
         try:
             yield connect

@@ -41,10 +41,11 @@ def _in_turn(ground: Ground, rounds: list[list[bytes]]) -> tuple[int, list[Answe
     roots, address = ground.realm.tls_roots_pem, ground.config.listen.public
     with Replica(ground) as replica:
         with connections(roots) as connect:
-            first = connect(address, LOOKUP, replica).ask(rounds[0], IN_FLIGHT)
+            first = connect([address], LOOKUP, [replica]).ask(rounds[0], IN_FLIGHT)
         size = int(median([len(answer) for answer in first.answers]))
         with Echo(ground, size) as echo, connections(roots) as connect:
-            lookups, echoes = connect(address, LOOKUP, replica), connect(echo.address, METHOD, echo)
+            lookups = connect([address], LOOKUP, [replica])
+            echoes = connect([echo.address], METHOD, [echo])
             for caller in (lookups, echoes):
                 caller.ask(rounds[0][:IN_FLIGHT], IN_FLIGHT)
             asked, echoed = [], []

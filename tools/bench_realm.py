@@ -8,7 +8,7 @@ import atexit
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -77,13 +77,21 @@ NO_LIMITS = "\n[limits]\n" + "".join(
 
 @dataclass(slots=True)
 class Ground:
-    """A realm on disk: `folder` as `keyserver init` makes it, and folders of its verifiers."""
+    """A realm on disk: `folder` as `keyserver init` makes it, and folders of its verifiers.
+
+    What grows without processes is one replica's; a cluster begins empty.
+    """
 
     folder: Path
-    config: Config
+    configs: tuple[Config, ...]  # one for each replica
     verifiers: tuple[Verifier, ...]
     users: dict[str, User] = field(default_factory=dict)
     updates: int = 0
+
+    @property
+    def config(self) -> Config:
+        """The first replica's."""
+        return self.configs[0]
 
     @property
     def realm(self) -> Realm:
@@ -91,9 +99,10 @@ class Ground:
 
     def lift_limits(self) -> None:
         """Let one address ask as much as it can, as the load of a benchmark does, from the next start on."""
-        text = self.config.path.read_text()
-        if "[limits]" not in text:
-            self.config.path.write_text(text + NO_LIMITS)
+        for config in self.configs:
+            text = config.path.read_text()
+            if "[limits]" not in text:
+                config.path.write_text(text + NO_LIMITS)
 
     @property
     def machine(self) -> Machine:
@@ -124,37 +133,42 @@ def remove_folders() -> None:
     _FOLDERS.close()
 
 
-def set_up(verifiers: int, epochs: Epochs = EPOCHS) -> Ground:
-    """A realm of one replica and some verifiers, without history, where anybody may register any name."""
+def set_up(verifiers: int, epochs: Epochs = EPOCHS, replicas: int = 1) -> Ground:
+    """A realm of some replicas and verifiers, without history, where anybody may register any name."""
     folder = temporary_folder()
     plan = setup.Plan(
         realm=REALM,
-        replicas=(setup.Replica("r1", HOST),),
-        ports=setup.Ports(*(free_port() for _ in range(4))),
+        replicas=tuple(setup.Replica(f"r{number + 1}", HOST, _ports()) for number in range(replicas)),
         epochs=epochs,
         epoch_ttl_ms=TTL_MS,
         insecure_skip_registration_proof=True,
     )
     now = datetime.now(UTC)
     made = setup.init(folder / "realm", plan, now)
-    config = load_config(made.configs[0])
-    listed = tuple(_verifier(folder, number, made.realm_file, config, now) for number in range(verifiers))
+    configs = [load_config(path) for path in made.configs]
+    listed = tuple(_verifier(folder, number, made.realm_file, configs, now) for number in range(verifiers))
     if listed:
         infos = [read_verifier_info(verifier.folder / "verifier-info.json") for verifier in listed]
-        setup.add_verifiers(config, infos)
-    config = load_config(made.configs[0])
+        setup.add_verifiers(configs[0], infos, others=configs[1:])
+    ground = Ground(folder / "realm", tuple(load_config(path) for path in made.configs), listed)
     for verifier in listed:
-        (verifier.folder / "realm.json").write_bytes(config.realm_json)
-    return Ground(folder / "realm", config, listed)
+        (verifier.folder / "realm.json").write_bytes(ground.config.realm_json)
+    return ground
 
 
-def _verifier(folder: Path, number: int, realm_file: Path, config: Config, now: datetime) -> Verifier:
+def _ports() -> setup.Ports:
+    return setup.Ports(*(free_port() for _ in fields(setup.Ports)))
+
+
+def _verifier(
+    folder: Path, number: int, realm_file: Path, configs: Sequence[Config], now: datetime
+) -> Verifier:
     home = folder / f"verifier-{number}"
     plan = verifier_setup.Plan(
         name=f"v{number}",
         address=f"{HOST}:{free_port()}",
-        verification=(config.listen.verification,),
-        push=(config.listen.push,),
+        verification=tuple(config.listen.verification for config in configs),
+        push=tuple(config.listen.push for config in configs),
     )
     verifier_setup.init(home, realm_file, plan, now)
     return Verifier(home, KeptKey(read_secret(home / "verifier.key")))

@@ -1,13 +1,16 @@
 """Processes to measure: a replica, its verifiers, a bare echo server; with the processor time they used."""
 
 import http.client
+import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from bench_realm import HOST, Ground, temporary_folder
 
@@ -32,15 +35,23 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and return once it is ready. Raises RuntimeError with the end of its output if it is not."""
+        """Launch, and return once it is ready. Raises RuntimeError with the end of its output."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start without waiting: members of a cluster are ready together."""
         with self._log.open("ab") as log:
-            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._process = process
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait_ready(self) -> None:
+        """Return once it is ready. Raises RuntimeError as `start` does."""
+        process = self._process
         deadline = time.monotonic() + READY_S
         while not self._is_ready():
-            if process.poll() is not None or time.monotonic() > deadline:
+            if process is None or process.poll() is not None or time.monotonic() > deadline:
                 tail = self._log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{self._name} is not ready (status {process.poll()}): {tail}")
+                raise RuntimeError(f"{self._name} is not ready: {tail}")
             time.sleep(POLL_S)
 
     def kill(self) -> None:
@@ -55,6 +66,11 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
+    def memory_bytes(self) -> int:
+        """Its resident memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def cpu_s(self) -> float:
         """Seconds of processor time that all its threads have used so far."""
         return time.clock_gettime(~self.pid << 3 | CPU_CLOCK)
@@ -64,6 +80,10 @@ class Process:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not obeyed."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -73,10 +93,10 @@ class Process:
 
 
 class Replica(Process):
-    """The replica of a realm, as `keyserver serve` runs it; ready when its /readyz says so."""
+    """A replica of a realm, as `keyserver serve` runs it; ready when its /readyz says so."""
 
-    def __init__(self, ground: Ground) -> None:
-        config = ground.config
+    def __init__(self, ground: Ground, number: int = 0) -> None:
+        self.config = config = ground.configs[number]
         command = [
             sys.executable,
             "-I",
@@ -88,7 +108,30 @@ class Replica(Process):
             str(config.path),
         ]
         command += [] if ground.verifiers else ["--allow-split-view"]
-        super().__init__("replica", command, lambda: _is_ready(config.listen))
+        super().__init__(config.replica_name, command, lambda: _is_ready(config.listen))
+
+    def status(self) -> dict[str, Any]:
+        """Its status document."""
+        connection = http.client.HTTPConnection(self.config.listen.http, timeout=5)
+        try:
+            connection.request("GET", "/status")
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
+            return found
+        finally:
+            connection.close()
+
+
+@contextmanager
+def cluster(ground: Ground) -> Iterator[tuple[Replica, ...]]:
+    """All replicas of a realm, running and ready."""
+    replicas = tuple(Replica(ground, number) for number in range(len(ground.configs)))
+    with ExitStack() as stopping:
+        for replica in replicas:
+            stopping.callback(replica.stop)
+            replica.launch()
+        for replica in replicas:
+            replica.wait_ready()
+        yield replicas
 
 
 def _is_ready(listen: Listen) -> bool:

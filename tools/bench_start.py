@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
+from bench_long_log import long_log
 from bench_measure import Measured, Plan, alternated, median, median_ratio
 from bench_realm import grown
-from bench_servers import Replica
+from bench_servers import Replica, cluster
 
 HELP = "import sys; sys.argv = ['e2eks', '--help']; from verifier.client.cli import main; main()"
 
@@ -37,15 +39,44 @@ def _run(command: Sequence[str]) -> None:
 
 
 def restart(plan: Plan) -> Iterator[Measured]:
-    """From SIGKILL of a replica to a process that is ready again, with few and many entries."""
+    """From SIGKILL of a replica to a process that is ready again: a lone one with few and many users, and a
+    member of a cluster with a short and a long log, all applied.
+    """
     for users in (plan.size(1000, 100), plan.size(100_000, 300)):
-        ground = grown(users)
-        taken = []
-        with Replica(ground) as replica:
-            for _ in range(plan.repetitions):
-                start = time.perf_counter()
-                replica.kill()
-                replica.start()
-                taken.append(time.perf_counter() - start)
-        metrics = {"p50_s": median(taken), "max_s": max(taken)}
-        yield Measured("restart", {"users": users, "restarts": plan.repetitions}, metrics)
+        with Replica(grown(users)) as replica:
+            taken = [_restart(replica) for _ in range(plan.repetitions)]
+        params = {"engine": "local", "users": users, "restarts": plan.repetitions}
+        yield Measured("restart", params, _times(taken))
+    yield from _restart_members(plan)
+
+
+def _restart_members(plan: Plan) -> Iterator[Measured]:
+    """Both clusters run, and a member of each is restarted in turn."""
+    sizes = (plan.size(10_000, 100), plan.size(1_000_000, 1_000))
+    with ExitStack() as running:
+        members = [_follower(running.enter_context(cluster(long_log(size)))) for size in sizes]
+        rounds = [[_restart(member) for member in members] for _ in range(plan.repetitions)]
+        memory = [member.memory_bytes() for member in members]
+    for size, member_bytes, taken in zip(sizes, memory, zip(*rounds, strict=True), strict=True):
+        metrics = {**_times(taken), "memory_bytes": float(member_bytes)}
+        if size != sizes[0]:
+            metrics["ratio_to_short_log"] = median_ratio(taken, [short for short, _ in rounds])
+            metrics["grown_bytes"] = float(member_bytes - memory[0])
+        params = {"engine": "raft", "replicas": 3, "entries": size, "restarts": plan.repetitions}
+        yield Measured("restart", params, metrics)
+
+
+def _follower(members: Sequence[Replica]) -> Replica:
+    return next(member for member in members if member.status()["role"] == "follower")
+
+
+def _restart(replica: Replica) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    replica.kill()
+    replica.start()
+    return time.perf_counter() - start
+
+
+def _times(taken: Sequence[float]) -> dict[str, float]:
+    return {"p50_s": median(taken), "max_s": max(taken)}

@@ -22,6 +22,9 @@ PROMISED = {
     "restart": {"p50_s", "max_s"},
     "lookup-rpc": {"per_s", "p50_ms", "p99_ms", "ratio_to_echo"},
     "update-rpc": {"per_s", "p50_ms", "p99_ms", "ratio_to_crypto_floor"},
+    "failover": {"p50_s", "max_s"},
+    "replication": {"per_s", "p50_ms", "p99_ms", "ratio_to_stock_pysyncobj", "ratio_to_etcd"},
+    "replication-size": {"p50_s", "max_s", "rss_bytes"},
     "abuse": {"idle_p99_ms", "p99_ms", "ratio_to_idle", "memory_bytes"},
 }  # fmt: skip
 
@@ -111,7 +114,7 @@ def test_a_quantile_is_a_value_that_was_measured() -> None:
 
 def test_the_committed_bounds_are_on_metrics_the_contract_or_the_issue_names() -> None:
     bounds = bench.read_bounds(bench.BOUNDS)
-    assert {(bound.bench, bound.metric, bound.at_most) for bound in bounds} == {
+    assert {(bound.bench, bound.metric, min(bound.at_most, bound.at_least, key=abs)) for bound in bounds} == {
         ("tree-insert", "ratio_to_hashing", 14.0),
         ("tree-insert", "bytes_per_leaf", 800),
         ("tree-lookup", "ratio_to_1000_users", 2.0),
@@ -119,6 +122,13 @@ def test_the_committed_bounds_are_on_metrics_the_contract_or_the_issue_names() -
         ("verify-lookup", "ratio_to_crypto", 1.25),
         ("help-start", "ratio_to_click", 1.5),
         ("check", "ratio_to_verifier_replay", 2.0),
+        ("update-rpc", "ratio_to_one_replica", 1 / 0.4),
+        ("replication", "ratio_to_stock_pysyncobj", 2.5),
+        ("replication", "ratio_to_etcd", 1.5),
+        ("replication-size", "more_rss_bytes", 64 * 2**20),
+        ("replication-size", "ratio_to_few_entries", 2.0),
+        ("restart", "ratio_to_short_log", 2.0),
+        ("restart", "grown_bytes", 64 * 2**20),
     }
 
 
@@ -129,7 +139,7 @@ def test_a_bound_on_no_benchmark_is_refused(tmp_path: Path) -> None:
 
 def test_a_bound_that_says_more_than_it_may_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        bench.read_bounds(write_bounds(tmp_path, at_least="1"))
+        bench.read_bounds(write_bounds(tmp_path, at_worst="1"))
 
 
 @pytest.mark.parametrize(("value", "met"), [(14.0, True), (13.9, True), (14.01, False)])
@@ -138,6 +148,13 @@ def test_a_bound_is_met_up_to_its_value(value: float, met: bool) -> None:
     other = Measured("tree-insert", {"existing": 8}, {"ratio_to_hashing": 99.0})
     measured = Measured("tree-insert", {"existing": 7, "inserted": 1}, {"ratio_to_hashing": value})
     assert [verdict for verdict, _ in bench.judge([bound], [other, measured])] == [met]
+
+
+@pytest.mark.parametrize(("value", "met"), [(2.5, True), (2.51, True), (2.49, False)])
+def test_a_bound_from_below_is_met_from_its_value_on(value: float, met: bool) -> None:
+    bound = bench.Bound("replication", {}, "ratio_to_etcd", at_least=2.5)
+    measured = Measured("replication", {}, {"ratio_to_etcd": value})
+    assert [verdict for verdict, _ in bench.judge([bound], [measured])] == [met]
 
 
 def test_what_was_not_measured_meets_no_bound() -> None:
