@@ -26,6 +26,7 @@ NAMES = ("r1", "r2", "r3")
 SIZE = 200
 IN_FLIGHT = 128
 WARM_UP = 500
+CHUNK = 20_000
 ELECTED_S = 60.0
 POLL_S = 0.02
 
@@ -184,7 +185,8 @@ def replication_size(plan: Plan) -> Iterator[Measured]:
         (config,) = raft_configs(("r1",))
         progress(f"replication-size: {entries} entries")
         with Member(config) as member:
-            member.ask(load=entries, size=SIZE, in_flight=1024)
+            for _ in range(0, entries, CHUNK):  # a member that loads remembers the times of one chunk
+                member.ask(load=min(CHUNK, entries), size=SIZE, in_flight=1024)
             grown = member.ask(status=1)
         taken, opening, again = [], [], []
         for _ in range(plan.repetitions):

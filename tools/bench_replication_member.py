@@ -10,7 +10,8 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ def rss_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def summary(count: int, elapsed_s: float, waits_s: list[float], failed: int) -> Answer:
+def summary(count: int, elapsed_s: float, waits_s: Iterable[float], failed: int) -> Answer:
     ordered = sorted(waits_s) or [0.0]
     return {
         "per_s": count / elapsed_s,
@@ -51,7 +52,7 @@ async def load(log: ReplicatedLog, count: int, size: int, in_flight: int) -> Ans
     """Propose `count` payloads, always `in_flight` at a time."""
     payload = os.urandom(size)
     left = iter(range(count))
-    waits_s: list[float] = []
+    waits_s = array("d")
     failed = 0
 
     async def propose() -> None:
@@ -183,7 +184,7 @@ def load_stock(member: Stock, count: int, size: int, in_flight: int) -> Answer:
     payload = os.urandom(size)
     room = threading.Semaphore(in_flight)
     done = threading.Semaphore(0)
-    waits_s: list[float] = []
+    waits_s = array("d")
     failures: list[int] = []
 
     def settled(start: float) -> Callable[[object, int], None]:
