@@ -180,13 +180,13 @@ async def test_what_anybody_could_put_into_the_log_changes_nothing(payload: str,
 async def test_what_a_former_life_proposed_may_arrive_late_and_twice_though_the_clock_went_back(
     tmp_path: Path,
 ) -> None:
-    lives = Lives(tmp_path / "ceiling")
+    lives, disk = Lives(tmp_path / "ceiling"), Disk(tmp_path)
     before = Surroundings(clock=lambda: 90_000_000)
     await lives.cover(90_000_000)
-    async with running(SMALL, Disk(tmp_path), around=before, lives=lives):
+    async with running(SMALL, disk, around=before, lives=lives):
         pass
     after = Surroundings(clock=lambda: 50_000_000)
-    async with running(SMALL, Disk(tmp_path), around=after, lives=Lives(tmp_path / "ceiling")) as parts:
+    async with running(SMALL, disk, around=after, lives=Lives(tmp_path / "ceiling")) as parts:
         late = entry_by(SMALL, 90_000_000, a_tick(parts))
         for _ in range(2):
             await parts.log.propose(late)
