@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from keyserver.machine import views
 from keyserver.machine.codes import Halt
-from keyserver.machine.rows import known_head_row, policy_of_epoch
+from keyserver.machine.rows import decode_own_head, known_head_row, policy_of_epoch
 from keyserver.machine.rules import announced
 from keyserver.machine.state import Machine, ReplicaState
 from keyserver.machine.tables import Tables
@@ -89,7 +89,7 @@ Obligation = OweSignature | OweDelimiter | OweTick | OweAdmission | OweAnnouncem
 def wanted(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) -> tuple[Obligation, ...]:
     """Everything owed now; oldest signature first. Raises Halt."""
     try:
-        signatures = _signatures(reader, machine, state, facts.replica)
+        signatures = _signatures(reader, machine, state, facts)
         admissions = _admissions(reader, state, facts)
         return (
             *signatures,
@@ -101,15 +101,20 @@ def wanted(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) 
         raise Halt(f"storage failed: {error}") from error
 
 
-def _signatures(reader: Reader, machine: Machine, state: ReplicaState, replica: bytes) -> list[OweSignature]:
-    """One for each recent head of this replica's key that has no signature by it, late ones too."""
-    owed = []
+def _signatures(reader: Reader, machine: Machine, state: ReplicaState, facts: Facts) -> list[OweSignature]:
+    """One for each recent head of this replica's key that has no signature by it, late ones too; but no late
+    one that no client takes any more, as in a log that is caught up with, nor by a replica that has left.
+    """
+    owed, replica = [], facts.replica
     for epoch in range(max(1, state.epoch - LATE_SIGNATURES + 1), state.epoch + 1):
         if reader.get(Tables.REPLICA_SIGNATURES.key(u64(epoch), replica)) is not None:
             continue
-        head = views.head_at(reader, epoch)
+        row = known_head_row(reader, epoch)
+        head = decode_own_head(row)
+        stale = facts.now_ms - head.issue_time_ms > machine.realm.epoch_ttl_ms
+        if epoch <= state.signed_epoch and (stale or replica not in state.policy.keys):
+            continue
         if replica in signing_keys(policy_of_epoch(reader, machine.realm.genesis_policy, epoch), head):
-            row = known_head_row(reader, epoch)
             owed.append(OweSignature(epoch, row.head, head.issue_time_ms, row.log_index, head.state_digest))
     return owed
 

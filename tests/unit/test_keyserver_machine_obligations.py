@@ -84,6 +84,31 @@ def test_signatures_of_long_ago_are_not_owed(replica: Replica) -> None:
     assert epochs == list(range(3, LATE_SIGNATURES + 3))
 
 
+def test_late_signatures_that_no_client_takes_any_more_are_not_owed() -> None:
+    replica, late = Replica(3), 2
+    for _ in range(late + 1):
+        replica.delimit()
+        if replica.state.epoch <= late:
+            for key in replica.replicas[:2]:
+                replica.run(replica.signature(key), by=key)
+    slow, ttl_ms = replica.replicas[2], replica.realm.epoch_ttl_ms
+    for in_ms, epochs in ((ttl_ms - 10 * MIN_INTERVAL_MS, [1, 2, 3]), (2 * ttl_ms, [3])):
+        made = owed(replica, by=slow, in_ms=in_ms)
+        assert [duty.epoch for duty in made if isinstance(duty, OweSignature)] == epochs
+
+
+def test_who_has_left_owes_nothing_once_the_last_head_is_signed() -> None:
+    replica = Replica(3)
+    leaving = replica.replicas[2]
+    replica.close_epoch()
+    replica.run(replica.change(remove=leaving))
+    replica.delimit()
+    assert len(owed(replica, by=leaving)) == 1
+    for key in replica.replicas[:2]:
+        replica.run(replica.signature(key), by=key)
+    assert owed(replica, by=leaving, in_ms=MAX_INTERVAL_MS) == ()
+
+
 def test_a_stranger_owes_nothing(replica: Replica) -> None:
     replica.register(User.named("alice"))
     stranger = Key("stranger")
