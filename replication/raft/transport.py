@@ -53,6 +53,10 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Read "host:port" or "[host]:port". Raises ValueError."""
         host, colon, port = text.rpartition(":")
+        try:
+            host.encode("idna")  # as it will be when it is looked up
+        except UnicodeError:
+            colon = ""
         if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ValueError(f"{text!r} is no address such as host:9807")
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
@@ -208,7 +212,7 @@ class Transport:
             stream = await trio.open_tcp_stream(address.host, address.port)
             async with stream:
                 context = self._contexts.dialing
-                secured = trio.SSLStream(stream, context, server_hostname=member, https_compatible=True)
+                secured = trio.SSLStream(stream, context, https_compatible=True)
                 await _identify(secured, (member,))
                 if await secured.receive_some(len(ALIVE)) != ALIVE:
                     raise Stranger("no welcome")

@@ -215,7 +215,9 @@ def test_addresses_are_read(text: str, address: Address) -> None:
     assert Address.parse(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "r1", "r1:", "r1:x", "r1:-1", "r1:65536", "r1:٣"])
+@pytest.mark.parametrize(
+    "text", ["", "r1", "r1:", "r1:x", "r1:-1", "r1:65536", "r1:٣", "a..b:1", f"{'a' * 64}:1"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no address"):
         Address.parse(text)
