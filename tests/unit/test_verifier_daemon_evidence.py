@@ -10,7 +10,7 @@ from streams.build import Stream
 from streams.falsified import majority_of
 from streams.realms import make_realm, party
 
-from verifier import proof_encoding
+from verifier import encoding, proof_encoding
 from verifier.daemon.evidence import Evidence, Kind, Standing, from_document, judge, to_document
 from verifier.daemon.evidence_files import keep_evidence, read_evidence
 from verifier.errors import Malformed
@@ -55,6 +55,29 @@ def test_a_fork_file_written_by_a_client_is_judged_as_well() -> None:
         "written_by": "a client",
     }
     assert judge(stream.realm, from_document(json.dumps(document).encode())).standing is Standing.PROVEN
+
+
+def test_replicas_that_differ_are_proven_guilty_only_by_a_key_that_signed_both() -> None:
+    stream = Stream().grow(1)
+    one, other, *_ = stream.replicas
+    shown = {
+        (state, key.key_id): stream.sign_head(stream.compose(state_digest=state * 32), key)
+        for state in (b"a", b"b")
+        for key in (one, other)
+    }
+
+    def judged(*heads: bytes) -> tuple[Standing, tuple[bytes, ...]]:
+        evidence = Evidence(kind=Kind.DIFFERENT, what="they differ", heads=heads)
+        verdict = judge(stream.realm, from_document(to_document(stream.realm, evidence, 1)))
+        return verdict.standing, verdict.culprits
+
+    ours = shown[b"a", one.key_id]
+    assert judged(ours, shown[b"b", one.key_id]) == (Standing.PROVEN, (one.key_id,))
+    assert judged(ours, shown[b"b", other.key_id]) == (Standing.TESTIMONY, ())
+    unsigned = encoding.encode_signed_head(encoding.decode_signed_head(ours).head.encoded, [])
+    assert judged(unsigned, shown[b"b", one.key_id]) == (Standing.TESTIMONY, ())
+    for heads in ((ours, shown[b"a", other.key_id]), (ours,), (ours, stream.heads[0])):
+        assert judged(*heads) == (Standing.REFUTED, ())
 
 
 def test_equal_heads_prove_nothing() -> None:

@@ -27,7 +27,7 @@ DOCUMENT_BYTES = 8 * 1024 * 1024  # one streamed message in base64, and the head
 
 
 class Kind(StrEnum):
-    """What was broken. The first four, and `policy`, are provable by the file alone; `own-key` may be."""
+    """What was broken. The first four and `policy` the file alone proves; the last two, it may."""
 
     FORK = "fork"  # two validly signed heads of one epoch
     CHAIN = "chain"  # a validly signed head that does not follow the validly signed one before it
@@ -41,11 +41,12 @@ class Kind(StrEnum):
     UPDATE = "update"  # an update that the update law refuses
     STREAM = "stream"  # a step with another index than the next one
     MALFORMED = "malformed"  # bytes that are no steps
-    OWN_KEY = "own-key"  # a ratification by this verifier's key that its register does not know
     REGISTER = "register"  # another head than the one this verifier's register says it signed
+    OWN_KEY = "own-key"  # a ratification by this verifier's key that its register does not know
+    DIFFERENT = "heads-differ"  # what one replica composed, and what another one showed it for the same epoch
 
 
-HISTORY_CONFLICTS = frozenset({Kind.FORK, Kind.CHAIN, Kind.HISTORY, Kind.REGISTER})
+HISTORY_CONFLICTS = frozenset({Kind.FORK, Kind.CHAIN, Kind.HISTORY, Kind.REGISTER, Kind.DIFFERENT})
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -317,6 +318,23 @@ def _check_own_key(realm: Realm, document: Document) -> Verdict:
     return _proven(f"a verifier's key ratified {how} of epoch {first.epoch}: it is at work twice", twice)
 
 
+def _check_different(realm: Realm, document: Document) -> Verdict:
+    """Heads without a majority: each replica answers for its own signature only."""
+    if len(document.heads) != 2:
+        raise _Refuted(f"{len(document.heads)} heads, 2 needed")
+    first, second = (encoding.decode_signed_head(data) for data in document.heads)
+    _of_realm(realm, first.head, second.head)
+    if first.head.epoch != second.head.epoch or first.head.encoded == second.head.encoded:
+        raise _Refuted("the two heads are not different heads of one epoch")
+    changes = [encoding.decode_signed_head(data) for data in document.policy_heads]
+    law = epoch_law.policy_at(realm, changes, first.head.epoch)
+    both = replica_signers(law, first) & replica_signers(law, second)
+    if both:
+        return _proven(f"a replica's key signed two different heads of epoch {first.head.epoch}", both)
+    what = f"replicas have different heads of epoch {first.head.epoch}; no one key signed both"
+    return Verdict(Standing.TESTIMONY, f"{what}, so which of them follows from the log is not proven")
+
+
 _CHECKS: Mapping[str, Callable[[Realm, Document], Verdict]] = {
     Kind.FORK: _check_fork,
     Kind.CHAIN: _check_chain,
@@ -326,6 +344,7 @@ _CHECKS: Mapping[str, Callable[[Realm, Document], Verdict]] = {
     Kind.POLICY: _check_policy,
     Kind.UPDATE: _check_update,
     Kind.OWN_KEY: _check_own_key,
+    Kind.DIFFERENT: _check_different,
 }
 
 
