@@ -22,7 +22,7 @@ from replication.raft.events import (
     Timing,
     Turn,
 )
-from replication.raft.journal import Journal
+from replication.raft.journal import CACHE_BYTES, Journal
 from replication.raft.messages import Message, check_message
 from replication.testing import public_half
 
@@ -58,6 +58,7 @@ class Cluster:
         *,
         timing: Timing = TIMING,
         wrap: Callable[[str, Store], Store] = lambda name, store: store,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.names = tuple("abcde"[:count])
         self.now = 100.0
@@ -72,13 +73,14 @@ class Cluster:
         self.payloads: dict[int, bytes] = {}
         self.leaders: dict[int, str] = {}  # term -> who led in it
         self.wrap = wrap
+        self.cache_bytes = cache_bytes
         for name in self.names:
             self.start(name)
 
     def start(self, name: str) -> Node:
         """Start a member on its disk and connect it with those that run."""
         store = self.wrap(name, MemoryStore(self.disks[name]))
-        journal = Journal(store, public_half)
+        journal = Journal(store, public_half, cache_bytes=self.cache_bytes)
         chance = random.Random(self.rng.random())
         driver = Driver(
             member=name,

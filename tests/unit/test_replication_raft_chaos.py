@@ -9,6 +9,7 @@ from raft_members import Cluster
 
 from kv.interface import StorageError, Store
 from kv.testing import Fault, FaultyStore
+from replication.raft import engine, progress
 from replication.raft.events import Outcome
 from replication.raft.journal import JournalConflict
 
@@ -21,7 +22,7 @@ class Chaos:
     def __init__(self, rng: random.Random, count: int) -> None:
         self.rng = rng
         self.fragile = False
-        self.cluster = Cluster(count, rng, wrap=self.wrap)
+        self.cluster = Cluster(count, rng, wrap=self.wrap, cache_bytes=rng.choice([0, 1000, 2**20]))
         self.loss = rng.choice([0.0, 0.0, 0.05, 0.3])
         self.disorder = rng.random() < 0.5
         self.cluster.keep = lambda *_: rng.random() >= self.loss
@@ -119,8 +120,10 @@ class Chaos:
 
 @pytest.mark.parametrize("members", [1, 2, 3, 5])
 def test_nothing_that_was_committed_is_lost_doubled_or_reordered(
-    members: int, rng: random.Random, count: Callable[[int], int]
+    members: int, rng: random.Random, count: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "BATCH_ENTRIES_MAX", rng.choice([2, 10, engine.BATCH_ENTRIES_MAX]))
+    monkeypatch.setattr(progress, "WINDOW_BYTES", rng.choice([100, 1000, progress.WINDOW_BYTES]))
     for _ in range(count(8)):
         chaos = Chaos(random.Random(rng.random()), members)
         for _ in range(ROUNDS):
