@@ -21,6 +21,7 @@ WIDE_EDGES = (*EDGES, 2**63 - 1, 2**63, 2**64 - 1)
 INNER: dict[str, type[Message]] = {
     "e2eks.v1.SignedEntryUpdate.entry": types_pb2.Entry,
     "e2eks.v1.SignedEpochHead.head": types_pb2.EpochHead,
+    "e2eks.v1.ChangeReplicas.change": types_pb2.ReplicaSetChange,
 }
 
 

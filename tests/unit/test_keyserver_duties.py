@@ -1,0 +1,92 @@
+"""Duties in virtual time: who proposes the delimiter when, whatever the log knows of leaders."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from keyserver.config import Epochs
+from keyserver.duties import Duties
+from keyserver.machine.commands import Command, Delimiter
+from keyserver.machine.obligations import TAKEOVER_MS
+from keyserver.machine.state import Machine
+from keyserver.metrics import Metrics
+from keyserver.replica import Replica
+from keyserver.testing import Disk, small_realm
+from keyserver.vrf_cache import VrfCache
+from kv.memory import MemoryStore
+
+SMALL = small_realm()
+START_MS = 1_700_000_000_000
+EPOCHS = Epochs(min_interval_ms=100, max_interval_ms=60_000, retry_interval_ms=200)
+
+
+class Leadership:
+    """What duties ask of a log, and of a proposer: they keep what was submitted, and when."""
+
+    def __init__(self, leads: bool) -> None:
+        self.leads = leads
+        self.losses = 0
+        self.held = ""
+        self.submitted: list[tuple[int, Command]] = []
+        self.first = trio.Event()
+
+    def leader_hint(self) -> bool:
+        return self.leads
+
+    def submit(self, command: Command) -> None:
+        self.submitted.append((passed_ms(), command))
+        self.first.set()
+
+
+def passed_ms() -> int:
+    return round(trio.current_time() * 1000)
+
+
+@asynccontextmanager
+async def pursued(folder: Path, *, leads: bool, jump_ms: int = 0) -> AsyncIterator[Leadership]:
+    """A replica that has just started: its first epoch is due at once. Its clock jumps after a second."""
+    store, signer, both = MemoryStore(), Disk(folder).signer(SMALL), Leadership(leads)
+    replica = Replica(
+        Machine(SMALL.realm, EPOCHS.min_interval_ms), store, VrfCache(store, signer.vrf_prove), Metrics()
+    )
+    began = passed_ms()
+
+    def clock() -> int:
+        passed = passed_ms() - began
+        return START_MS + passed + (jump_ms if passed > 1000 else 0)
+
+    duties = Duties(replica, signer, both, both, EPOCHS, clock, lambda: 0.5)  # type: ignore[arg-type]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(duties.run)
+            yield both
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_leader_ends_an_epoch_at_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    began = passed_ms()
+    async with pursued(tmp_path, leads=True) as both:
+        await both.first.wait()
+    assert both.submitted == [(began, Delimiter(1, START_MS))]
+
+
+@pytest.mark.parametrize("jump_ms", [0, 86_400_000, -3_600_000])
+async def test_another_one_ends_it_when_it_has_seen_it_due_for_long_however_its_clock_jumps(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, jump_ms: int
+) -> None:
+    began = passed_ms()
+    async with pursued(tmp_path, leads=False, jump_ms=jump_ms) as both:
+        await both.first.wait()
+        while not isinstance(both.submitted[-1][1], Delimiter):
+            both.first = trio.Event()
+            await both.first.wait()
+    at, command = both.submitted[-1]
+    assert command == Delimiter(1, START_MS + at - began + jump_ms)
+    assert at - began >= TAKEOVER_MS
+    assert at - began <= TAKEOVER_MS + EPOCHS.retry_interval_ms
