@@ -1,8 +1,8 @@
 """Registrations are endorsed by f + 1 replicas, each of which has verified proof, user id and index itself.
 
 The replica that a client asks endorses first, so that what is plainly wrong troubles nobody else; then it
-sends the client's own bytes to the others, at once to all, and takes the first answers that count. Which
-salt hides the private part, it tells them: they compute everything else.
+sends the client's own bytes to as many others as are needed, by turns, and to the rest when one fails or is
+slow. Which salt hides the private part, it tells them: they compute everything else.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from verifier.types import Realm
 
 ENDORSE = "Endorse"
 ANSWER_S = 5.0  # of a peer: it fetches nothing, it only computes
+HURRY_S = 0.1  # then the others are asked as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,13 @@ class Endorser:
         self._gate = gate
         self._signer = signer
         self._clock = clock
-        self._lines = lines
+        self._lines = tuple(lines)
+        self._asked = 0  # registrations so far: the others take turns at being asked first
+
+    @property
+    def key_id(self) -> bytes:
+        """Of this replica's key."""
+        return self._signer.key_id
 
     def endorse(self, asked: requests.Update, private: Private) -> Endorsed:
         """This replica's own word. The index must have been compared. Raises Refused, Quarantined."""
@@ -105,24 +112,35 @@ class Endorser:
         said: list[str] = []
         encoded = peers_pb2.EndorseRequest(update_request=request, salt=private.salt).SerializeToString()
 
-        async def ask(line: PeerLine) -> None:
+        failed = trio.Event()
+
+        async def ask(line: PeerLine, hurry_s: float) -> None:
+            with trio.move_on_after(hurry_s):
+                await failed.wait()
             try:
                 answer = await line.call(ENDORSE, encoded, ANSWER_S)
                 made = self._checked(answer, asked, private, own.proof_id, keys)
                 given.setdefault(made.key_id, made)
             except (Unreached, Refused) as error:
                 said.append(str(error))
+                failed.set()
             if len(given) >= needed:
                 nursery.cancel_scope.cancel()
 
         if len(given) < needed:
+            first = needed - len(given)
             async with trio.open_nursery() as nursery:
-                for line in self._lines:
-                    nursery.start_soon(ask, line)
+                for place, line in enumerate(self._in_turn()):
+                    nursery.start_soon(ask, line, 0.0 if place < first else HURRY_S)
         if len(given) < needed:
             what = f"{len(given)} of {needed} replicas have endorsed the registration"
             raise Refused(Reason.NOT_READY, f"{what}; the others: {'; '.join(said) or 'there are none'}")
         return own.proof_id, tuple(given.values())[:needed]
+
+    def _in_turn(self) -> tuple[PeerLine, ...]:
+        self._asked += 1
+        begin = self._asked % max(len(self._lines), 1)
+        return self._lines[begin:] + self._lines[:begin]
 
     def _checked(
         self,
