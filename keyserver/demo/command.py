@@ -19,7 +19,13 @@ from keyserver.demo.story import Story, play, steps
     epilog="Examples:\n\n  keyserver demo\n\n  keyserver demo --script --keep ./demo && e2eks verify "
     "./demo/proofs/alice.bin --realm-file ./demo/realm.json"
 )
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Replicas to start.")
+@click.option(
+    "--replicas",
+    type=click.Choice(["1", "3", "5", "7"]),
+    default="3",
+    show_default=True,
+    help="Replicas to start.",
+)
 @click.option(
     "--verifiers", type=click.IntRange(1, 16), default=2, show_default=True, help="Verifiers to start."
 )
@@ -30,21 +36,19 @@ from keyserver.demo.story import Story, play, steps
     "--script", is_flag=True, help="No prompt; the result as one JSON object on standard output, last."
 )
 @click.option("--serve", is_flag=True, help="Go on serving after the steps until SIGTERM.")
-def demo(replicas: int, verifiers: int, keep: Path | None, script: bool, serve: bool) -> None:
+def demo(replicas: str, verifiers: int, keep: Path | None, script: bool, serve: bool) -> None:
     """Show a whole realm on this machine, with real processes on loopback.
 
-    Registers, looks up, updates, kills, proves an absence; then lies, and shows the unchanged client refuse.
+    Registers, looks up, kills the leader, updates, proves an absence; then lies, and shows the unchanged
+    client refuse.
     For trying out only: registrations need no proof here.
     """
-    if replicas > 1:
-        message = "more than one replica needs a replicated log, which this version does not have yet"
-        raise click.UsageError(message)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="e2eks-demo-") as temporary:
         folder = keep if keep is not None else Path(temporary)
-        stage = Stage(folder.resolve(), tuple(f"v{n}" for n in range(1, verifiers + 1)))
+        stage = Stage(folder.resolve(), _names("v", verifiers), _names("r", int(replicas)))
         story = Story(stage, say=lambda line: click.echo(line, err=script))
         try:
             rows = play(story)
@@ -55,6 +59,10 @@ def demo(replicas: int, verifiers: int, keep: Path | None, script: bool, serve: 
         finally:
             stage.processes.stop_all()
     sys.exit(0 if result["ok"] else 1)
+
+
+def _names(letter: str, number: int) -> tuple[str, ...]:
+    return tuple(f"{letter}{n}" for n in range(1, number + 1))
 
 
 def _result(story: Story, rows: list[dict[str, object]]) -> dict[str, object]:

@@ -17,9 +17,12 @@ from keyserver.demo.stage import listening
 from verifier.realm import fingerprint, parse_realm_json
 
 DEADLINE_S = 120
-PROOFS = ["alice", "bob", "carol", "alice-updated", "alice-old-epoch", "absent", "tampered", "fork"]
+PROOFS = [
+    "alice", "bob", "carol", "alice-updated", "alice-old-epoch", "absent", "tampered", "one-signer", "fork",
+]  # fmt: skip
 DEMO = [sys.executable, "-I", "-m", "keyserver", "demo", "--script"]
-EXITS = {"tampered": 3, "absent": 4, "fork": 8}
+EXITS = {"tampered": 3, "absent": 4, "one-signer": 7, "fork": 8}
+PROVEN = {0, 4}
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -35,8 +38,8 @@ class Demo:
 
     @property
     def port(self) -> int:
-        (address,) = parse_realm_json((self.folder / "realm.json").read_bytes()).addresses
-        return int(address.rpartition(":")[2])
+        addresses = parse_realm_json((self.folder / "realm.json").read_bytes()).addresses
+        return int(addresses[0].rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,8 @@ def e2eks(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_result_is_one_object_of_the_promised_form(demo: Demo) -> None:
     assert demo.result["schema"] == "e2eks.demo/1"
     assert demo.result["ok"] is True
-    assert len(demo.result["steps"]) >= 12
+    assert len(demo.result["steps"]) >= 13
+    assert "kill-leader" in [step["name"] for step in demo.result["steps"]]
     for step in demo.result["steps"]:
         assert step["ok"] is True, step
         assert step["name"]
@@ -105,7 +109,7 @@ def test_every_kept_proof_has_its_verdict_in_one_home(demo: Demo, tmp_path: Path
         )  # fmt: skip
         assert done.returncode == proof["expect_exit"], (name, done.stderr)
         schema = json.loads(done.stdout)["schema"]
-        assert schema == ("e2eks.error/1" if proof["expect_exit"] in (3, 8) else "e2eks.lookup/1")
+        assert schema == ("e2eks.lookup/1" if proof["expect_exit"] in PROVEN else "e2eks.error/1")
 
 
 def test_without_the_history_a_fork_looks_genuine(demo: Demo, tmp_path: Path) -> None:
@@ -124,12 +128,13 @@ def test_a_proof_is_stale_later(demo: Demo, tmp_path: Path) -> None:
 
 
 def test_the_kept_folder_holds_the_realm_and_everybody_in_it(demo: Demo) -> None:
-    for name in ("realm.json", "proofs", "replicas/r1", "verifiers/v1", "verifiers/v2", "identities"):
+    replicas, verifiers = [f"replicas/r{n}" for n in (1, 2, 3)], [f"verifiers/v{n}" for n in (1, 2)]
+    for name in ("realm.json", "proofs", "identities", *replicas, *verifiers):
         assert (demo.folder / name).exists()
     for name in PROOFS:
         assert (demo.folder / "proofs" / f"{name}.bin").stat().st_size > 0
     secrets = [p for p in demo.folder.rglob("*.key") if p.is_file()]
-    assert len(secrets) >= 6
+    assert len(secrets) >= 14
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in secrets)
 
 
@@ -163,8 +168,8 @@ def test_it_serves_until_it_is_told_to_stop(demo: Demo) -> None:
     assert not listening(port)
 
 
-def refused(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A demo that must not begin."""
+def play(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A demo that ends by itself."""
     done = subprocess.run(
         [*DEMO, *arguments],
         env=clean_environment(home),
@@ -177,13 +182,21 @@ def refused(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_more_than_one_replica_is_refused_until_there_is_a_cluster(tmp_path: Path) -> None:
-    assert refused(tmp_path, "--replicas", "3").returncode == 2
+def test_one_replica_is_killed_and_comes_back(tmp_path: Path) -> None:
+    done = play(tmp_path, "--replicas", "1", "--verifiers", "1")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["ok"] is True
+    assert "kill" in [step["name"] for step in result["steps"]]
+
+
+def test_an_even_number_of_replicas_is_refused(tmp_path: Path) -> None:
+    assert play(tmp_path, "--replicas", "2").returncode == 2
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "full"
     folder.mkdir()
     (folder / "precious").write_text("mine")
-    assert refused(tmp_path, "--keep", str(folder)).returncode == 2
+    assert play(tmp_path, "--keep", str(folder)).returncode == 2
     assert [path.name for path in folder.iterdir()] == ["precious"]

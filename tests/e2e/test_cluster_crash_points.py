@@ -1,0 +1,55 @@
+"""The crash points of a replica in a cluster: all are armed, and whoever reaches the point dies there, leader
+or follower. Then all start again, and every promise is kept.
+
+The last line of a failure names the point and the visit; `--seed N` repeats their order.
+"""
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from realm_processes.cluster import ClusterProcesses, cluster_under_load
+from realm_processes.crashes import Trial, see_register
+
+from keyserver.demo.processes import wait_until
+from kv.crash_points import KEYSERVER, POINTS, VARIABLE
+
+IN_A_CLUSTER = tuple(name for name, point in POINTS.items() if point.file.startswith("replication/raft/"))
+OTHERS = tuple(
+    name for name, point in POINTS.items() if KEYSERVER in point.processes and name not in IN_A_CLUSTER
+)
+VISITS = 40  # of a process: some epochs pass, and the leader sends many times
+MOMENT_S = 1.0
+
+
+def die_at(trial: Trial, realm: ClusterProcesses, point: str, rng: random.Random) -> None:
+    """Start everybody armed; when one has died, give the others a moment, and start all afresh."""
+    visit = rng.randrange(1, VISITS)
+    print(f"{point}, visit {visit}: {POINTS[point].what}")
+    for name in realm.replicas:
+        realm.kill(name)
+    for name in realm.replicas:
+        realm.spawn(name, {VARIABLE: f"{point}:{visit}"})
+    running = {name: realm.processes.running[name] for name in realm.replicas}
+    wait_until(lambda: any(process.poll() is not None for process in running.values()), f"a death at {point}")
+    trial.load.pause(rng.uniform(0, MOMENT_S))
+    for name, process in running.items():
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, f"{name} ended with status {process.returncode}"
+        see_register(realm, name, trial.seen)
+        realm.spawn(name)
+    trial.wait_epoch()
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_replicas_die_at_any_crash_point_has_kept_every_promise(
+    tmp_path: Path, rng: random.Random, count: Callable[[int], int]
+) -> None:
+    assert len(IN_A_CLUSTER) >= 5
+    with cluster_under_load(tmp_path, rng) as (trial, realm):
+        for turn in range(count(1)):
+            points = IN_A_CLUSTER if turn == 0 else IN_A_CLUSTER + OTHERS
+            for point in rng.sample(points, len(points)):
+                die_at(trial, realm, point, rng)
