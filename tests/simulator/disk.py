@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
@@ -19,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from kv.interface import Reader, StorageError
-from kv.memory import MemoryDisk, MemoryStore
 
 
 class Crash(BaseException):
@@ -53,7 +54,7 @@ class Disk:
     name: str
     rng: Random
     strikes: Callable[[Trouble], None] = lambda _: None
-    views: dict[str, Any] = field(default_factory=dict)  # what MemoryDisk calls a view: immutable rows
+    views: dict[str, Any] = field(default_factory=dict)  # store -> Rows
     files: dict[str, File] = field(default_factory=dict)
     trouble: Trouble | None = None
     after: int = 0  # so many writes go well before the trouble strikes
@@ -98,13 +99,36 @@ class Disk:
 
     def image(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """A copy of everything that is synced."""
-        return dict(self.views), {path: file.synced for path, file in self.files.items()}
+        return deepcopy(self.views), {path: file.synced for path, file in self.files.items()}
 
     def restore(self, image: tuple[dict[str, Any], dict[str, bytes]], *, files: bool) -> None:
         """Put a copy back; the stores, and the `files` too where that is said."""
-        self.views = dict(image[0])
+        self.views = deepcopy(image[0])
         if files:
             self.files = {path: File(data) for path, data in image[1].items()}
+
+
+class Rows:
+    """What a store has on the disk: rows, and their keys in order."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.keys: list[bytes] = []
+
+    def __deepcopy__(self, _: object) -> Rows:
+        copied = Rows()
+        copied.rows, copied.keys = dict(self.rows), list(self.keys)
+        return copied
+
+    def put(self, puts: Mapping[bytes, bytes | None]) -> None:
+        for key, value in puts.items():
+            if value is None:
+                if self.rows.pop(key, None) is not None:
+                    del self.keys[bisect_left(self.keys, key)]
+            else:
+                if key not in self.rows:
+                    insort(self.keys, key)
+                self.rows[key] = value
 
 
 class SimulatedStore:
@@ -112,33 +136,42 @@ class SimulatedStore:
 
     def __init__(self, disk: Disk, name: str) -> None:
         self._disk = disk
-        self._name = name
-        self._memory = MemoryDisk()
-        if name in disk.views:
-            self._memory.view = disk.views[name]
-        self._store = MemoryStore(self._memory)
-        self.get = self._store.get
-        self.scan: Callable[..., Iterator[tuple[bytes, bytes]]] = self._store.scan
+        self._kept: Rows | None = disk.views.setdefault(name, Rows())
+
+    def _open(self) -> Rows:
+        if self._kept is None:
+            raise StorageError("the store is closed, or has failed")
+        return self._kept
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._open().rows.get(key)
+
+    def scan(
+        self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        kept = self._open()
+        keys = kept.keys[bisect_left(kept.keys, start) : bisect_left(kept.keys, stop)]
+        if reverse:
+            keys.reverse()
+        return iter([(key, kept.rows[key]) for key in keys[:limit]])
 
     def write(self, puts: Mapping[bytes, bytes | None]) -> None:
-        def apply() -> None:
-            self._store.write(puts)
-            self._disk.views[self._name] = self._memory.view
-
+        kept = self._open()
         try:
-            self._disk.write(apply)
+            self._disk.write(lambda: kept.put(puts))
         except OSError as error:
             self.close()
             raise StorageError(str(error)) from error
 
     def snapshot(self) -> AbstractContextManager[Reader]:
-        return self._store.snapshot()
+        """Nobody writes while another one reads: all that runs, runs to its end."""
+        return nullcontext(self)
 
     def compact(self, keys: Collection[bytes]) -> bool:
-        return self._store.compact(keys)
+        return True
 
     def close(self) -> None:
-        self._store.close()
+        self._kept = None
 
 
 class Files:

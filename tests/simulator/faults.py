@@ -65,7 +65,7 @@ def suspect(world: World, rng: Random) -> ReplicaSite:
 
 def _delay(world: World, fault: Fault, rng: Random) -> End:
     site = _anybody(world, rng)
-    world.network.slow_us[site.name] = rng.choice((30, 150, 500)) * MS
+    world.network.slow_us[site.name] = rng.choice((30, 150, 500, 2_500)) * MS
     world.fired("delay", site.name)
     return lambda: world.network.slow_us.pop(site.name, None)  # type: ignore[func-returns-value]
 

@@ -11,12 +11,13 @@ from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from e2eks.v1 import types_pb2
+from e2eks.v1 import peers_pb2, types_pb2
 from workload.cast import Key, draft
 
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import AdmitVerifier, Delimiter, SignHead, SubmitUpdate, Tick
+from keyserver.signer import composed_message
 from keyserver.verifier_log import encode_page
 from replication.raft.messages import APPLICATION
 from simulator.cast import user
@@ -47,6 +48,18 @@ def signed_by_replica(head: bytes, key: Key) -> bytes:
     return encoding.encode_signed_head(head, [made])
 
 
+def word_on(world: World, site: ReplicaSite, head: bytes) -> bytes:
+    """A ShowHeadRequest in which this replica stands for a head."""
+    key, parsed = site.key, encoding.decode_head(head)
+    word = peers_pb2.ShownHead(
+        head=head,
+        key_id=key.id,
+        composed=key.sign(composed_message(world.cast.realm.hash, parsed.epoch, parsed.hash)),
+        signature=key.sign(replica_message(head, parsed.issue_time_ms)),
+    )
+    return peers_pb2.ShowHeadRequest(shown=word).SerializeToString(deterministic=True)
+
+
 class LyingReplica:
     """Signs another head than its own, shows it to everybody, and alters what it serves."""
 
@@ -70,15 +83,18 @@ class LyingReplica:
             forged = forged_head(views.head_at(process.store, epoch))
             shown = signed_by_replica(forged, self.site.key)
             self.world.judges.forged(self.site.key.id, shown)
+            made = encoding.decode_signed_head(shown).ratifications[0].signatures[0].signature
+            word = word_on(self.world, self.site, forged)
             for member in self.world.members:
                 if member != self.site.name:
-                    self.site.show(member, shown)
-            made = encoding.decode_signed_head(shown).ratifications[0].signatures[0].signature
+                    with suppress(Unanswered, E2eksError):
+                        self.site.call_peer(member, "ShowHead", word)
             with suppress(E2eksError):
                 process.proposer.submit(SignHead(epoch, hashing.head_hash(forged), made))
                 self.site.wake()
             with suppress(E2eksError):
-                process.proposer.submit(self._unlawful(process))
+                for _ in range(3):
+                    process.proposer.submit(self._unlawful(process))
             self.world.fired("lying_replica", self.site.name)
         self.world.after(self.rng.randint(200, 600) * MS, self._speak)
 
@@ -133,10 +149,18 @@ class LyingLeader:
         self.world, self.site, self.victim, self.rng = world, site, victim, rng
         self._told: dict[int, bytes] = {}
         site.tainted, site.key_at_large = site.tainted or "lies as leader", True
-        site.lie = self.lie
+        site.lie, site.words = self.lie, self.words
 
     def stop(self) -> None:
-        self.site.lie = None
+        self.site.lie = self.site.words = None
+
+    def words(self, member: str, request: bytes) -> bytes:
+        """To the victim its own head."""
+        epoch = encoding.decode_head(peers_pb2.ShowHeadRequest.FromString(request).shown.head).epoch
+        process = self.victim.process
+        if member != self.victim.name or process is None or process.replica.state.epoch < epoch:
+            return request
+        return word_on(self.world, self.site, views.head_at(process.store, epoch).encoded)
 
     def lie(self, member: str, message: Any) -> Any:
         if member != self.victim.name or message["type"] != "append_entries":

@@ -7,8 +7,10 @@ a turn of the driver, then its messages; committed entries applied and written, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,15 @@ from keyserver import data_directory, own_key
 from keyserver.config import Epochs
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
+from keyserver.exchange import Exchange
 from keyserver.machine import commands, notices, views
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import AddRatification, SubmitUpdate
 from keyserver.machine.erasure import owed_blankings
 from keyserver.machine.state import Machine
 from keyserver.own_key import KeyWatch
+from keyserver.peer_lines import Unreached
+from keyserver.peers import Peers
 from keyserver.proposer import Proposer
 from keyserver.replica import Batch, Replica
 from keyserver.service import Located, Service
@@ -34,10 +39,12 @@ from replication.raft.events import Event, Outcome, Proposed, Role, Timing
 from replication.raft.journal import Journal
 from replication.types import RUN_BYTES_MAX, RUN_ENTRIES_MAX, LogEntry, NoLeader, ProposalLost
 from simulator.cast import seed_of
+from simulator.network import Unanswered
 from simulator.seams import Event as Settled
 from simulator.seams import finish
 from simulator.world import MS, SECOND
 from verifier import encoding
+from verifier.errors import Refused
 from verifier.signonce import RegisterMissing, SignOnceRegister
 
 if TYPE_CHECKING:
@@ -47,6 +54,7 @@ Messages = Sequence[tuple[str, Any]]
 EPOCHS = Epochs(min_interval_ms=500, max_interval_ms=1_500, retry_interval_ms=250)
 TIMING = Timing(election_min_s=0.7, election_max_s=1.4, heartbeat_s=0.2, quorum_s=1.6, settle_s=2.5)
 LOOK_EVERY_US = 2 * SECOND
+VISIT_EVERY_US = 2 * SECOND
 NOTHING_COUNTED: Any = SimpleNamespace(
     count=lambda *_, **__: None, set=lambda *_: None, observe=lambda *_: None
 )
@@ -110,6 +118,20 @@ class Waiting:
     since: int = 0
 
 
+@dataclass(frozen=True)
+class Line:
+    """The Peers service of another replica."""
+
+    site: ReplicaSite
+    member: str
+
+    async def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        try:
+            return self.site.call_peer(self.member, method, request)
+        except Unanswered:
+            raise Unreached(self.member) from None
+
+
 class ReplicaProcess:
     """The shipped parts of one running replica. Raises what their opening raises."""
 
@@ -138,7 +160,15 @@ class ReplicaProcess:
         self.watch = KeyWatch(self.replica, self.signer, site.clock, log_end=end, ask=lambda _: b"")
         self.proposer = Proposer(self.log, self.signer, site.clock, self.watch.proposed)
         chance = world.chance("duties", site.name, site.lives).random
-        self.duties = Duties(self.replica, self.signer, self.proposer, self.log, EPOCHS, site.clock, chance)
+        self.exchange = Exchange(self.replica, self.signer, self.proposer, NOTHING_COUNTED, site.clock)
+        self.exchange.remember([Path("evidence")] if site.differed else [])
+        self.lines = [Line(site, member) for member in world.members if member != site.name]
+        self.peers = Peers(
+            self.replica, self.signer, self.proposer, NO_ENDORSER, self.exchange, (), site.clock
+        )
+        self.duties = Duties(
+            self.replica, self.signer, self.proposer, self.log, EPOCHS, site.clock, chance, self._has_signed
+        )
         self.service = Service(
             self.replica, self.proposer, NO_ENDORSER, realm_json=b"", update_timeout_ms=5_000,
             clock=site.clock, fresh_salt=lambda: bytes(32), rates=NO_LIMITS,
@@ -149,7 +179,8 @@ class ReplicaProcess:
         self._proofs: list[Callable[[], bool]] = []
         self._duties_at = 0
         self._look_at = 0
-        self._shown = 0
+        self._to_show = False
+        self._visit_at = 0
         self._standing: tuple[Role | None, int] = (None, 0)
 
     # One turn
@@ -170,10 +201,17 @@ class ReplicaProcess:
             self.log.settle(token, outcome)
         if applied or self.world.now >= self._duties_at:
             self._pursue()
+        if self._to_show or self.world.now >= self._visit_at:
+            self._to_show = False
+            self._visit()
         self._proposing.send(None)
         if self.log.waiting:
             return 200
-        return min(round(self.driver.wait_s() * SECOND), self._duties_at - self.world.now)
+        return min(
+            round(self.driver.wait_s() * SECOND),
+            self._duties_at - self.world.now,
+            self._visit_at - self.world.now,
+        )
 
     def _send(self, outgoing: Any) -> None:
         lie = self.site.lie
@@ -191,6 +229,7 @@ class ReplicaProcess:
             self.watch.see_entries(entries)
             self.watch.see_batch(batch)
             self.replica.announce(batch)
+            self.exchange.advanced()
             self.world.judges.applied(self.site, before, entries, batch)
             self._note(batch)
             self._answer(batch)
@@ -204,11 +243,13 @@ class ReplicaProcess:
             if isinstance(notice, notices.HeadComposed | notices.HeadSigned):
                 self.world.note(self.site.name, type(notice).__name__, notice.epoch)
 
+    def _has_signed(self) -> None:
+        self._to_show = True
+
     def _pursue(self) -> None:
         if not self.signer.quarantined and not self.proposer.held:
             finish(self.duties.pursue())
         self._duties_at = self.world.now + round(self.duties._pause_ms() * MS)
-        self._show()
 
     def _answer(self, batch: Batch) -> None:
         for notice in batch.notices:
@@ -279,17 +320,12 @@ class ReplicaProcess:
 
     # Beside the log
 
-    def _show(self) -> None:
-        """Show the newest own signature to the other replicas, directly."""
-        newest = self.signer.newest_signed()
-        if newest is None or newest.epoch == self._shown:
-            return
-        self._shown = newest.epoch
-        shown = views.signed_head(self.store, newest.epoch, {self.signer.key_id})
-        for member in self.world.members:
-            if member != self.site.name:
-                wait = self.world.network.delay_us(self.site.name)
-                self.world.after(wait, lambda member=member: self.site.show(member, shown))
+    def _visit(self) -> None:
+        """Show the newest head to the other replicas and hear theirs, as `Peers.run` does."""
+        self._visit_at = self.world.now + VISIT_EVERY_US
+        for line in self.lines:
+            with suppress(Unreached, Refused):
+                finish(self.peers._show(line))  # type: ignore[arg-type]
 
     def _look(self) -> None:
         """What verifiers ratified with this replica's signature; BEFORE anything is signed."""
@@ -303,9 +339,6 @@ class ReplicaProcess:
             found = own_key.unaccounted(self.store, self.world.cast.realm, self.signer, shown)
             if found is not None:
                 self.watch.accuse(found)
-
-    def see_shown(self, shown: bytes) -> None:
-        """Another replica shows its signed head."""
 
 
 def carried(outgoing: Messages) -> Messages:

@@ -46,6 +46,8 @@ class ReplicaSite:
         self.key_at_large = False  # others sign with its key, or it has forgotten what it signed
         self.stays_down = ""  # why it is not started again
         self.lie: Callable[[str, Any], Any] | None = None
+        self.words: Callable[[str, bytes], bytes] | None = None  # what a liar shows of its heads, to whom
+        self.differed = False  # evidence is kept that another replica has another head
         self.falsify: Callable[[bytes], bytes] | None = None
         self.false_steps: Callable[[int], bytes | None] | None = None
         self.kept: Any = None  # the newest image of a disk that an old one has replaced
@@ -78,6 +80,7 @@ class ReplicaSite:
             self._refused(error)
             return
         self.world.note(self.name, "starts", self.process.replica.position.index)
+        self.world.judges.started(self)
         self.world.network.restarted(self.name)
         self.wake()
 
@@ -100,6 +103,7 @@ class ReplicaSite:
             return
         self.world.judges.ended(self, why)
         self.world.note(self.name, "ends", why)
+        self.differed = bool(self.process.exchange._open())
         self.process._proposing.close()
         self.process = None
         self.paused = False
@@ -205,13 +209,14 @@ class ReplicaSite:
 
     # What it asks of others
 
-    def show(self, member: str, shown: bytes) -> None:
-        """Show a signed head to another replica, directly."""
-        site = self.world.sites[member]
-        with suppress(Unanswered):
-            self.world.network.call(
-                self.name, member, lambda: site._asked(lambda process: process.see_shown(shown))
-            )
+    def call_peer(self, member: str, method: str, request: bytes) -> bytes:
+        """Call the Peers service of another replica. Raises Unanswered, Refused."""
+        site: ReplicaSite = self.world.sites[member]
+        told = self.words(member, request) if self.words else request
+        calls: dict[str, Callable[[ReplicaProcess], bytes]] = {
+            "ShowHead": lambda process: process.peers.show_head(told),
+        }
+        return self.world.network.call(self.name, member, lambda: site._asked(calls[method]))
 
     def ask_verifiers(self) -> list[SignedHead]:
         """The newest heads that verifiers say they ratified."""

@@ -30,6 +30,9 @@ class Checker:
     def __init__(self, world: World) -> None:
         self.world = world
 
+    def started(self, site: ReplicaSite) -> None:
+        """A replica's process has opened its disk."""
+
     def turned(self, site: ReplicaSite, turn: Turn) -> None:
         """A replica's driver had a turn; nothing of it has been sent."""
 

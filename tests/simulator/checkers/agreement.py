@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keyserver.machine import commands
+from kv.interface import StorageError
 from replication.chain import FIRST_LINK, next_link
 from simulator.checkers import Checker
 from simulator.world import Violation
@@ -57,7 +58,10 @@ class Agreement(Checker):
         for site in self.world.replicas:
             if site.healthy and not site.tainted:
                 position = site.process.replica.position.index
-                site.process.journal.verify_chain(1, position + 1)
+                try:
+                    site.process.journal.verify_chain(1, position + 1)
+                except StorageError as error:
+                    raise Violation(self.name, f"the log of {site.name} is no chain: {error}") from error
                 if position and self._links[site.name].get(position) is None:
                     raise Violation(self.name, f"{site.name} applied entries that nobody heard of")
 

@@ -1,4 +1,6 @@
-"""One head per epoch and signer; and no signature leaves before the register has it on the disk."""
+"""One head per epoch and signer; no signature leaves before the register has it on the disk, and nobody goes
+on from before what the register knows.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,15 @@ class OneHead(Checker):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._signed: dict[tuple[bytes, int], tuple[bytes, bytes]] = {}
+
+    def started(self, site: ReplicaSite) -> None:
+        process = site.process
+        assert process is not None
+        newest, reached = process.signer.newest_signed(), process.replica.position.index
+        if newest is not None and newest.log_index > reached and not process.signer.quarantined:
+            raise Violation(
+                self.name, f"{site.name} goes on at entry {reached}, but signed at {newest.log_index}"
+            )
 
     def proposing(self, site: ReplicaSite, payload: bytes) -> None:
         if site.key_at_large:

@@ -1,9 +1,10 @@
-"""Nothing leaves a member before it is durable: when a process ends, its disk holds what its last answers and
-votes spoke of.
+"""Nothing leaves a member before it is durable: its journal has nothing to write when a turn ends, and when
+its process ends, its disk holds what its last answers and votes spoke of.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from keyserver.machine import commands
@@ -28,6 +29,9 @@ class Spoken(Checker):
         self._voted: dict[str, tuple[int, str]] = {}
 
     def turned(self, site: ReplicaSite, turn: Turn) -> None:
+        process = site.process
+        if turn.outgoing and process is not None and getattr(process.journal, "staged", False):
+            raise Violation(self.name, f"{site.name} speaks of what is not on its disk")
         for member, message in turn.outgoing:
             if message["type"] == "next_node_idx" and message["success"]:
                 self._acknowledged[site.name] = message["next_node_idx"] - 1
@@ -39,7 +43,7 @@ class Spoken(Checker):
         term, member = self._voted.pop(site.name, (0, ""))
         if site.tainted or "log" not in site.disk.views:
             return
-        copy = Disk("copy", self.world.chance("copy"), views=dict(site.disk.views))
+        copy = Disk("copy", self.world.chance("copy"), views=deepcopy(site.disk.views))
         try:
             journal = Journal(copy.open_store("log"), commands.public_part)
         except StorageError as error:
