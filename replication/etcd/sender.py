@@ -4,6 +4,7 @@ A key is made at most once: the transaction demands that it is not there, and th
 trimming changes, is what this replica knows it to be. So a proposal may be sent again after any failure. When
 the base row has changed and the key is not there, it was never made and never will be under the former base
 row; or it was trimmed, and then the follower has seen it: nothing is trimmed before this replica stored it.
+So before each attempt the base row is looked at, and then whether the key was seen: in this order.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class Sender:
                 self._stopping.wait(self._timing.retry_s)
                 continue
             try:
-                if self._attempt(key, value) or self._seen == key:
+                if self._attempt(key, value):
                     return None
                 sent = False  # the base row has changed: what came before it came to nothing
             except NoSpace as error:
@@ -165,6 +166,8 @@ class Sender:
     def _attempt(self, key: bytes, value: bytes) -> bool:
         """Make the key, or find it made; False when the base row has changed. Raises EtcdError, NoSpace."""
         fence = self._view.base_revision
+        if self._seen == key:  # AFTER reading the fence: what was trimmed before that fence stood was seen
+            return True
         answer = self._client.txn(
             api.TxnRequest(
                 compare=[unchanged(self._keys.base, fence), unchanged(key, 0)],
