@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyserver import cli_backup, cli_check, cli_keys, cli_realm
+from keyserver import cli_backup, cli_check, cli_keys, cli_realm, cli_replicas
 from keyserver.command_line import Commands, config_option, examples, flat, output_option, path_option, show
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ keyserver.add_command(cli_check.check)
 keyserver.add_command(cli_check.verify_db)
 keyserver.add_command(cli_backup.backup)
 keyserver.add_command(cli_keys.keys)
+keyserver.add_command(cli_replicas.replicas)
 
 
 # The rest

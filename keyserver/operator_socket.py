@@ -6,7 +6,7 @@ import http.client
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from verifier.errors import ConfigError
 
 SOCKET = "operator.sock"  # in the data directory
 MODE = 0o600
+ANSWER_BYTES = 1024 * 1024  # of one that is no copy
 ANSWER_SECONDS = 600.0  # for one piece: a busy disk may be slow, a replica that hangs is not waited for
 
 
@@ -35,6 +36,21 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, connected: socket.socket) -> None:
         super().__init__("localhost", timeout=ANSWER_SECONDS)
         self.sock = connected
+
+
+def ask(folder: Path, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Status and body of one answer by the replica of `folder`. Raises Unreachable, ConfigError."""
+    connected = _connect(folder)
+    if connected is None:
+        raise Unreachable(f"no replica runs in {folder}: start it, or ask another one on its own machine")
+    with closing(connected):
+        connection = _Connection(connected)
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read(ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"the replica does not answer at {folder / SOCKET}: {error}") from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import structlog
 import trio
 from e2eks.v1 import peers_pb2
 
-from keyserver import requests
+from keyserver import quarantine, requests
 from keyserver.endorsing import Endorser, decode_endorse, encode_endorsed
 from keyserver.exchange import Exchange
 from keyserver.peer_lines import PeerLine, Unreached
@@ -68,6 +68,9 @@ class Peers:
     def endorse(self, request: bytes) -> bytes:
         """Verify a registration and stand for it; the EndorseResponse. Raises Refused, StorageError."""
         self._proposer.require_signing()
+        why = quarantine.outside(self._replica.state, self._signer.key_id)
+        if why:
+            raise Refused(Reason.NOT_READY, why)
         asked, private = decode_endorse(request, self._replica.machine.realm)
         index, _ = self._replica.vrf.locate(asked.lookup.user_id, None)
         if asked.update.entry.index != index:

@@ -3,7 +3,7 @@
 A replica in quarantine answers lookups and signs nothing: no head, no log entry, no endorsement. It stays
 there until it has a new key (`keyserver keys rekey`). Reasons at a start: its data is a restored backup, its
 register is missing or older than its data, the two tell of different pasts, evidence about its key was kept,
-or its key is not among those of the replicas' policy.
+or, without a cluster, its key is not among those of the replicas' policy.
 
 A database or log that ends before what the register signed is no quarantine but a refusal to start: the
 newest copy may still be found.
@@ -84,8 +84,15 @@ def check_start(config: Config, data: DataDirectory, signer: Signer) -> None:
     for path in kept_evidence(config, signer.key_id):
         signer.quarantine(f"there is evidence that this key was used elsewhere: {path}. {REKEY}")
     state = load_state(data.store, Machine(config.realm, config.epochs.min_interval_ms))
-    if signer.key_id not in state.policy.keys:
-        signer.quarantine(not_a_replica(state))
+    if config.cluster is None:  # there the log may take it in while it runs
+        why = outside(state, signer.key_id)
+        if why:
+            signer.quarantine(why)
+
+
+def outside(state: ReplicaState, key_id: bytes) -> str:
+    """Why a key counts for nothing now, or "" if it is one of the replicas'."""
+    return "" if key_id in state.policy.keys else not_a_replica(state)
 
 
 def not_a_replica(state: ReplicaState) -> str:
@@ -105,6 +112,7 @@ def what_follows(state: ReplicaState) -> str:
         )
     majority = replicas // 2 + 1
     return (
-        f"The realm takes it in by a change of the replicas' policy, signed by {majority} of the {replicas} "
-        "present keys. Until then this replica answers lookups only"
+        f"The realm takes it in by a change of its replicas that {majority} of the {replicas} present keys "
+        "approve, and this one: keyserver replicas replace (docs/operations/cluster.md). Until then this "
+        "replica answers lookups only"
     )

@@ -26,6 +26,7 @@ from keyserver.engines import engine_of
 from keyserver.erasure import Blanker
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
+from keyserver.frontends.replica_desk import ReplicaDesk
 from keyserver.lives import CEILING, Lives
 from keyserver.machine.codes import Halt
 from keyserver.own_key import KeyWatch
@@ -197,7 +198,8 @@ async def run_replica(
             else:
                 await nursery.start(run_parts, parts)
                 origin = partial(origin_of, config)
-                await nursery.start(operator.serve, config.data, data.store, data.log, origin)
+                desk = ReplicaDesk(parts, config.replica_name)
+                await nursery.start(operator.serve, config.data, data.store, data.log, origin, desk)
                 if counter:
                     nursery.start_soon(counter.clear_when_steady)
             ports = await nursery.start(doors.serve)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import trio
 from e2eks.v1 import client_pb2, verification_pb2
 
-from keyserver import requests
+from keyserver import quarantine, requests
 from keyserver.endorsing import Endorser, private_of
 from keyserver.machine import commands, erasure, views
 from keyserver.machine.codes import Code, reason_of
-from keyserver.machine.commands import AddRatification, Erase, SubmitUpdate
+from keyserver.machine.commands import AddRatification, ChangeReplicas, Erase, SubmitUpdate
 from keyserver.proposer import Clock, Proposer
 from keyserver.published import Published
 from keyserver.rate_limits import Limits, RateLimits
@@ -29,12 +29,15 @@ from verifier import encoding, epoch, limits, policy, proof_encoding
 from verifier.crypto import signatures
 from verifier.errors import Malformed, Reason, Refused
 from verifier.merkle.tree import PageCache
-from verifier.types import SignedHead
+from verifier.replica_set import ReplicaSetChange
+from verifier.types import Signature, SignedHead
 from verifier.update import Change, verify_update
 
 NextPage = Callable[[], Awaitable[bytes | None]]
 
 LAG_S = 2.0  # a replica that is further behind is not the one to ask
+
+REPEATABLE = (AddRatification, ChangeReplicas)  # a duplicate is what was wanted
 
 ERASED = client_pb2.EraseResponse().SerializeToString(deterministic=True)
 
@@ -134,6 +137,12 @@ class Service:
     def _require_staying(self) -> None:
         if self.stopping:
             raise Refused(Reason.NOT_READY, "this replica is stopping; ask another one, or later")
+        self._require_replica()
+
+    def _require_replica(self) -> None:
+        why = quarantine.outside(self._replica.state, self._endorser.key_id)
+        if why:
+            raise Refused(Reason.NOT_READY, why)
 
     async def update(self, request: bytes, address: str) -> bytes:
         """Register, update or revoke; the encoded LookupProof at the epoch that contains exactly this entry.
@@ -207,7 +216,7 @@ class Service:
         return SubmitUpdate(asked.update, private.hash, endorsements, proof_id), private.part
 
     async def _decide(
-        self, command: SubmitUpdate | AddRatification | Erase, private: bytes, until: float
+        self, command: SubmitUpdate | AddRatification | Erase | ChangeReplicas, private: bytes, until: float
     ) -> int:
         """Propose, wait for the verdict; the epoch it names. Raises Refused with the verdict's reason."""
         command_id = commands.command_id(commands.encode_command(command))
@@ -215,7 +224,7 @@ class Service:
             self._proposer.submit(command, private, until)
             number, since = await decision.wait()
             code = Code(number)
-            if code is Code.APPLIED or (code is Code.DUPLICATE and isinstance(command, AddRatification)):
+            if code is Code.APPLIED or (code is Code.DUPLICATE and isinstance(command, REPEATABLE)):
                 return since
             raise Refused(reason_of(code), f"refused by the rules of the realm: {code.name}")
         raise Refused(
@@ -270,6 +279,12 @@ class Service:
             await self._decide(Erase(index, asked.entry_hash, valid), b"", until)
         return ERASED
 
+    async def change_replicas(self, change: ReplicaSetChange, approvals: tuple[Signature, ...]) -> None:
+        """Propose a change of the replicas; returns once the log has accepted it. Raises Refused."""
+        self._require_replica()
+        until = trio.current_time() + self._update_timeout
+        await self._decide(ChangeReplicas(change, approvals), b"", until)
+
     async def push_ratification(self, request: bytes, key_id: bytes | None) -> bytes:
         """Take a verifier's ratification; `key_id` is the one its certificate stands for, if it is listed.
 
@@ -277,6 +292,7 @@ class Service:
         """
         if key_id is None:
             raise Refused(Reason.NOT_AUTHORIZED, "the certificate is not that of a listed verifier")
+        self._require_replica()
         if len(request) > limits.SIGNED_HEAD_BYTES:
             raise Malformed("a signed epoch head is too large", Reason.TOO_LARGE)
         pushed = encoding.decode_signed_head(request)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keyserver import quarantine
 from keyserver.machine import views
 from keyserver.machine.rows import known_head_row
 from keyserver.proposer import Clock
@@ -80,6 +81,9 @@ class Status:
             return f"in quarantine, this replica only reads: {self._signer.quarantined}"
         if self._replica.state.signed_epoch == 0:
             return "no epoch is signed yet"
+        outside = quarantine.outside(self._replica.state, self._signer.key_id)
+        if outside:
+            return outside
         return self._held()
 
     def record(self) -> dict[str, Any]:

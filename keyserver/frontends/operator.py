@@ -1,8 +1,10 @@
 """What an operator asks of a running replica on its own machine: HTTP over a Unix socket in its folder.
 
-Whoever may open the socket may read the database: its mode is 0600. One path so far:
+Whoever may open the socket may read the database: its mode is 0600.
 
-POST /backup    the stream of keyserver.backup, of this moment; 409 while another one is being sent
+POST /backup      the stream of keyserver.backup, of this moment; 409 while another one is being sent
+GET  /replicas    the present set of replicas, keyserver.replica_change.PresentSet
+POST /replicas    a change with its approvals, as in its file; 200 once the log has accepted it
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from keyserver.backup import Origin, copy_stream
+from keyserver.frontends.replica_desk import ReplicaDesk
 from keyserver.operator_socket import MODE, SOCKET, socket_address
 from kv.interface import StorageError, Store
 from replication.interface import ReplicatedLog
@@ -36,6 +39,7 @@ async def serve(
     store: Store,
     log: ReplicatedLog,
     origin: Callable[[], Origin],
+    replicas: ReplicaDesk | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -50,7 +54,10 @@ async def serve(
     stop = trio.Event()
     with _listening(folder) as listener:
         config.bind = [f"fd://{listener.detach()}"]
-        app = Starlette(routes=[Route("/backup", _Backups(store, log, origin), methods=["POST"])])
+        routes = [Route("/backup", _Backups(store, log, origin), methods=["POST"])]
+        if replicas is not None:
+            routes.append(Route("/replicas", replicas.answer, methods=["GET", "POST"]))
+        app = Starlette(routes=routes)
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve_until, app, config, stop)
             task_status.started()

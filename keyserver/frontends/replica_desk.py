@@ -1,0 +1,60 @@
+"""What an operator asks of a running replica about the set of replicas, over its Unix socket."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from keyserver.machine import views
+from keyserver.machine.turn import log_time
+from keyserver.parts import Parts
+from keyserver.replica_change import FILE_BYTES, SET_SCHEMA, PresentSet, decode_file
+from verifier.errors import ConfigError, Refused
+
+
+class ReplicaDesk:
+    """Answers GET and POST /replicas. `own`: the name of this replica."""
+
+    def __init__(self, parts: Parts, own: str) -> None:
+        self._parts = parts
+        self._own = own
+
+    async def answer(self, request: Request) -> Response:
+        """Tell the present set, or propose a change of it."""
+        if request.method != "POST":
+            return Response(msgspec.json.encode(self.present()), media_type="application/json")
+        data = bytearray()
+        async for piece in request.stream():
+            data += piece
+            if len(data) > FILE_BYTES:
+                return _refusal("TOO_LARGE", "a change of the replicas is smaller")
+        try:
+            proposed = decode_file(bytes(data), self._parts.replica.machine.realm)
+            await self._parts.service.change_replicas(proposed.change, proposed.made)
+        except ConfigError as error:
+            return _refusal("MALFORMED", str(error))
+        except Refused as refusal:
+            return _refusal(refusal.reason.value, refusal.what)
+        state = self._parts.replica.state
+        return JSONResponse({"accepted": True, "epoch": state.epoch, "signed_epoch": state.signed_epoch})
+
+    def present(self) -> PresentSet:
+        """The replicas of this moment."""
+        replica = self._parts.replica
+        store, state, realm = replica.store, replica.state, replica.machine.realm
+        names = {row["key_id"]: row["name"] for row in self._parts.peers.record() if row["key_id"]}
+        return PresentSet(
+            schema=SET_SCHEMA,
+            realm_hash=realm.hash.hex(),
+            base=views.policy_base(store, realm),
+            policy=state.policy.encoded,
+            log_time_ms=log_time(store, state.policy),
+            epoch=state.epoch,
+            pending=state.next_policy is not None,
+            names={**names, self._parts.signer.key_id.hex(): self._own},
+        )
+
+
+def _refusal(reason: str, what: str) -> Response:
+    return JSONResponse({"reason": reason, "what": what}, status_code=409)
