@@ -9,13 +9,13 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from typing import TypeVar
 
 import trio
 
 from kv.interface import StorageError
 from kv.leveldb import LevelDBStore
+from replication.raft.askers import Askers
 from replication.raft.driver import Driver
 from replication.raft.events import Outcome, Role, Timing, Turn
 from replication.raft.journal import Journal
@@ -35,7 +35,6 @@ from replication.types import (
     MemberStatus,
     NoLeader,
     PeerTls,
-    ProposalLost,
     require_size,
 )
 
@@ -117,6 +116,7 @@ class RaftLog:
         )
         self._member = Member(
             self._driver,
+            journal,
             member=member,
             addresses=others,
             contexts=read_contexts(tls),
@@ -128,6 +128,7 @@ class RaftLog:
         # Where the log is in its life.
         self._lo: int | None = None
         self._committed = journal.committed_to
+        self._recent: tuple[LogEntry, ...] = ()  # the newest run, for iterators that are up to date
         self._last: Turn | None = None
         self._stopping = False
         self._failure: str | None = None
@@ -135,8 +136,7 @@ class RaftLog:
         self._life = trio.CancelScope()
         self._ended = trio.Event()
         # Proposals under way.
-        self._tokens = count(1)
-        self._proposals: dict[int, _Proposal] = {}
+        self._askers = Askers(self._member.propose, self._member.forget)
         self._waiting_bytes = 0
         # Uses of the journal.
         self._rewriting = trio.Lock()  # taken BEFORE the turn's lock, by who rewrites and by who compacts
@@ -169,9 +169,11 @@ class RaftLog:
             raise LogOverloaded("too many proposals wait to be committed")
         self._waiting_bytes += len(payload)
         try:
-            while await self._ask(payload) is Outcome.REFUSED:
+            if not self._is_led():
+                await self._wait_for_leader()
+            while await self._askers.ask(payload) is Outcome.REFUSED:
                 await self._changed.wait()  # whoever refused is not the leader; the next turn may know who is
-                self._require_running()
+                await self._wait_for_leader()
         finally:
             self._waiting_bytes -= len(payload)
 
@@ -201,6 +203,7 @@ class RaftLog:
         async with self._rewriting, self._member.between_turns:
             self._require_running()
             await self._in_thread(lambda: self._journal.rewrite_private(index, payload))
+            self._recent = ()
 
     async def compact(self, indices: Collection[int]) -> bool:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -247,7 +250,8 @@ class RaftLog:
     async def stop(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._stopping = True
-        self._settle_all(LogNotRunning("the log is stopping"))
+        self._askers.settle_all(LogNotRunning("the log is stopping"))
+        self._announce()
         self._life.cancel()
         with trio.CancelScope(shield=True):
             if self._lo is not None:
@@ -269,13 +273,14 @@ class RaftLog:
         finally:
             self._ended.set()
 
-    def _after(self, turn: Turn) -> None:
-        """Tell everybody what a turn decided."""
+    def _after(self, turn: Turn, recent: tuple[LogEntry, ...]) -> None:
+        """Tell everybody what a turn decided, and what it committed last."""
         self._last = turn
         self._committed = max(self._committed, turn.committed_to)
+        if recent:
+            self._recent = recent
         for token, outcome in turn.settled:
-            if (proposal := self._proposals.get(token)) is not None:
-                proposal.settle(outcome)
+            self._askers.settle(token, outcome)
         self._announce()
 
     def _announce(self) -> None:
@@ -289,38 +294,21 @@ class RaftLog:
             error = error.exceptions[0]
         if self._failure is None:
             self._failure = f"the log failed: {error or type(error).__name__}"
-        self._settle_all(self._refusal())
+        self._askers.settle_all(self._refusal())
+        self._announce()
         self._life.cancel()
 
     # --- proposals ---
 
-    async def _ask(self, payload: bytes) -> Outcome:
-        """Propose once, when there is a leader.
-
-        Raises NoLeader, ProposalLost, LogNotRunning, StorageError.
-        """
-        if not self._is_led():
-            with trio.move_on_after(LEADERLESS_S):
-                while not self._is_led():
-                    await self._changed.wait()
-                    self._require_running()
+    async def _wait_for_leader(self) -> None:
+        """Raises NoLeader, LogNotRunning, StorageError."""
+        self._require_running()
+        with trio.move_on_after(LEADERLESS_S):
+            while not self._is_led():
+                await self._changed.wait()
+                self._require_running()
         if not self._is_led():
             raise NoLeader("no majority of the members has a leader")
-        token = next(self._tokens)
-        proposal = self._proposals[token] = _Proposal()
-        self._member.propose(token, payload)
-        try:
-            return await proposal.wait()
-        except trio.Cancelled:
-            self._member.forget(token)
-            raise
-        finally:
-            del self._proposals[token]
-
-    def _settle_all(self, outcome: Exception) -> None:
-        for proposal in self._proposals.values():
-            proposal.settle(outcome)
-        self._announce()
 
     # --- reading ---
 
@@ -330,6 +318,10 @@ class RaftLog:
             self._require_sound()
             if self._stopping:
                 return ()
+            recent = self._recent
+            if recent and recent[0].index <= lo <= recent[-1].index:
+                await trio.lowlevel.checkpoint()
+                return recent[lo - recent[0].index :]
             if lo <= self._committed:
                 return await self._in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
             await self._changed.wait()
@@ -371,26 +363,3 @@ class RaftLog:
         self._require_sound()
         if self._lo is None or self._stopping:
             raise LogNotRunning("the log is not running")
-
-
-class _Proposal:
-    """Somebody who waits for an outcome, or for the reason why there is none."""
-
-    __slots__ = ("_outcome", "_settled")
-
-    def __init__(self) -> None:
-        self._settled = trio.Event()
-        self._outcome: Outcome | Exception = Outcome.UNKNOWN
-
-    def settle(self, outcome: Outcome | Exception) -> None:
-        if not self._settled.is_set():
-            self._outcome = outcome
-            self._settled.set()
-
-    async def wait(self) -> Outcome:
-        await self._settled.wait()
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        if self._outcome is Outcome.UNKNOWN:
-            raise ProposalLost("the leader was lost before the proposal was decided")
-        return self._outcome

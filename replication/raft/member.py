@@ -24,9 +24,11 @@ from replication.raft.events import (
     Turn,
 )
 from replication.raft.frames import FRAME_BYTES_MAX, FrameRefused, framed
+from replication.raft.journal import Journal
 from replication.raft.messages import BadMessage
 from replication.raft.tls import Contexts
 from replication.raft.transport import Address, Ends, Transport
+from replication.types import RUN_BYTES_MAX, RUN_ENTRIES_MAX, LogEntry
 
 # What goes into one turn: as much as is worth one sync, and one message of the largest size at least.
 TURN_EVENTS_MAX = 4096
@@ -43,17 +45,24 @@ class Member:
     def __init__(
         self,
         driver: Driver,
+        journal: Journal,
         *,
         member: str,
         addresses: Mapping[str, Address],
         contexts: Contexts,
         clock: Callable[[], float],
         chance: Chance,
-        on_turn: Callable[[Turn], None],
+        on_turn: Callable[[Turn, tuple[LogEntry, ...]], None],
         on_refused: Callable[[str, str], None],
     ) -> None:
-        """`addresses` are those of the other members. `on_turn` is told each turn, after its sending."""
+        """`addresses` are those of the other members.
+
+        `on_turn` is told each turn after its sending, with the run of entries that it committed; () when
+        that is none, or more than one run.
+        """
         self._driver = driver
+        self._journal = journal
+        self._told_to = journal.committed_to
         self._clock = clock
         self._on_turn = on_turn
         self._inbox = _Inbox()
@@ -98,20 +107,29 @@ class Member:
     async def _turn(self) -> None:
         inbox = self._inbox.take()
         async with self.between_turns:
-            turn, frames = await trio.to_thread.run_sync(self._work, inbox)
+            turn, frames, run = await trio.to_thread.run_sync(self._work, inbox)
         for name, frame in frames:
             self.links.send(name, frame)
-        self._on_turn(turn)
+        self._on_turn(turn, run)
 
-    def _work(self, inbox: Sequence[Event]) -> tuple[Turn, list[tuple[str, bytes]]]:
-        """Do a turn, in a thread, and encode what it sends."""
+    def _work(self, inbox: Sequence[Event]) -> tuple[Turn, list[tuple[str, bytes]], tuple[LogEntry, ...]]:
+        """In a thread: do a turn, encode what it sends, read what it committed."""
         turn = self._driver.turn(inbox)
         now = self._clock()
         if now >= self._standing_due:
             self._standing_due = now + STANDING_S
             self._standing = self._driver.peers()
         encoder = Encoder()
-        return turn, [(name, framed(encoder.encode(message))) for name, message in turn.outgoing]
+        frames = [(name, framed(encoder.encode(message))) for name, message in turn.outgoing]
+        return turn, frames, self._committed_by(turn)
+
+    def _committed_by(self, turn: Turn) -> tuple[LogEntry, ...]:
+        lo, hi = self._told_to + 1, turn.committed_to + 1
+        self._told_to = max(self._told_to, turn.committed_to)
+        if not lo < hi <= lo + RUN_ENTRIES_MAX:
+            return ()
+        run = self._journal.read(lo, hi, RUN_BYTES_MAX)
+        return run if len(run) == hi - lo else ()
 
     async def _received(self, sender: str, content: bytes) -> None:
         try:
