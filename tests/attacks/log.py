@@ -234,7 +234,6 @@ class Log(Surface):
         if how == "again, after it was undone":
             replica.run(change)
             replica.delimit()
-            replica.replicas.append(keys[add])
             replica.sign_all()
             replica.changed(remove=keys[add])
         if how == "with approvals of another change":

@@ -87,17 +87,21 @@ class Transcript:
         return self.replica.entry(made.command, parts=(made.part,))
 
     def by(self, number: str, command: Command) -> bytes:
-        return self.replica.entry(command, by=self.replica.replicas[int(number)])
+        return self.replica.entry(command, by=self.key(number))
+
+    def key(self, number: str) -> Key:
+        """A replica's, in the order in which they came."""
+        return list(self.replica.known.values())[int(number)]
 
     def tick(self, number: str, ahead: str = "0") -> bytes:
-        key = self.replica.replicas[int(number)]
+        key = self.key(number)
         return self.replica.entry(Tick(), by=key, time_ms=self.replica.clock_ms + int(ahead))
 
     def delimit(self, epoch: str) -> bytes:
         return self.replica.entry(Delimiter(int(epoch), self.replica.clock_ms))
 
     def sign(self, number: str, epoch: str) -> bytes:
-        key = self.replica.replicas[int(number)]
+        key = self.key(number)
         return self.by(number, self.replica.signature(key, int(epoch)))
 
     def admit(self, number: str, verifier: str) -> bytes:
@@ -109,10 +113,8 @@ class Transcript:
 
     def replace(self, number: str, name: str) -> bytes:
         """A change, approved by all, that puts a new key in the place of a replica's."""
-        key, others = Key("golden", name), self.replica.replicas
-        change = self.replica.change(add=key, remove=others[int(number)])
-        self.replica.replicas = [*others[: int(number)], key, *others[int(number) + 1 :], others[int(number)]]
-        return self.replica.entry(change, by=others[0])
+        leaving = self.key(number)
+        return self.replica.entry(self.replica.change(add=Key("golden", name), remove=leaving))
 
     def announce(self, number: str, rules: str) -> bytes:
         return self.by(number, AnnounceRules(int(rules)))

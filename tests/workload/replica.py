@@ -31,9 +31,10 @@ class Replica:
     """Applies what it is given to rows in memory, and keeps the log. All clocks read `clock_ms`."""
 
     def __init__(self, replicas: int = 1, verifiers: int = 2, *, name: str = "test") -> None:
-        self.replicas = [Key(name, "replica", number) for number in range(replicas)]
+        genesis = [Key(name, "replica", number) for number in range(replicas)]
+        self.known = {key.id: key for key in genesis}  # replicas of any time, and those named by a change
         self.verifiers = [Key(name, "verifier", number) for number in range(verifiers)]
-        self.realm = make_realm(self.replicas, self.verifiers)
+        self.realm = make_realm(genesis, self.verifiers)
         self.machine = Machine(self.realm, MIN_INTERVAL_MS)
         self.store = MemoryStore()
         self.state = genesis_state(self.machine)
@@ -41,6 +42,11 @@ class Replica:
         self.clock_ms = START_MS
         self.log: list[bytes] = []
         self.outcomes: list[Outcome] = []
+
+    @property
+    def replicas(self) -> list[Key]:
+        """Those of the policy that holds now, in its order."""
+        return [self.known[key_id] for key_id in self.state.policy.keys]
 
     # Entries
 
@@ -162,6 +168,7 @@ class Replica:
             if "policy" in fields:
                 wire.policy.CopyFrom(fields["policy"])
             made = replica_set.decode_change(encoding.canonical(wire))
+        self.known |= {key.id: key for key in (add,) if key}
         message = replica_set.approval_message(self.realm.hash, made.encoded)
         approvers = [*self.replicas, *([add] if add else [])] if by is None else by
         return ChangeReplicas(made, tuple(key.signature(message) for key in approvers))
@@ -170,9 +177,8 @@ class Replica:
         """Change the replicas, in an epoch that all of the old and the new ones sign; the head."""
         assert self.run(self.change(add=add, remove=remove)) == (Code.APPLIED,)
         assert self.delimit() is Code.APPLIED
-        before, self.replicas = self.replicas, exchanged(self.replicas, add, remove)
-        for key in dict.fromkeys((*before, *self.replicas)):
-            if not self.state.is_signed or key in self.replicas:
+        for key in (remove, *self.replicas):
+            if key is not None:
                 self.run(self.signature(key), by=key)
         return self.head()
 
@@ -184,9 +190,3 @@ class Replica:
         time = self.clock_ms if time_ms is None else time_ms
         made = Ratification(time, (verifier.signature(verifier_message(signed, time)),))
         return AddRatification(encoding.decode_signed_head(encoding.encode_signed_head(signed, [made])))
-
-
-def exchanged(replicas: Sequence[Key], add: Key | None, remove: Key | None) -> list[Key]:
-    """The replicas after a change, in the order of their policy."""
-    after = [add if key is remove else key for key in (*replicas, *([] if remove else [add]))]
-    return [key for key in after if key is not None]

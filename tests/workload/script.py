@@ -18,7 +18,7 @@ from keyserver.machine.commands import AdmitVerifier, AnnounceRules, Delimiter, 
 from verifier import encoding, limits
 from verifier.epoch import compose_head
 from workload.cast import Changes, Draft, Key, User, derive, draft, erasure, policy_of
-from workload.replica import MIN_INTERVAL_MS, Replica, exchanged
+from workload.replica import MIN_INTERVAL_MS, Replica
 
 # What no log can provoke: the edge alone gives these.
 EDGE_ONLY = frozenset({
@@ -289,7 +289,7 @@ class Script:
         )
         lawful, other = replica.change(add=add, remove=remove), replica.change(add=Key("another"))
         replica.run(lawful, lawful, other, AdmitVerifier(newcomer.public_key), by=self.some_replica())
-        self.epoch(between=lambda: self.handover(add, remove))
+        self.epoch(between=lambda: self.leave(remove))
         replica.run(lawful)
 
     def changes_of(self, newcomer: Key) -> list[tuple[Key | None, Key | None]]:
@@ -300,14 +300,13 @@ class Script:
         found += [(newcomer, None)] * (len(present) <= at_start)
         return found + [(None, leaving)] * (len(present) >= max(at_start, 2))
 
-    def handover(self, add: Key | None, remove: Key | None) -> None:
-        """Those who leave sign their last head, and may do nothing else."""
+    def leave(self, leaving: Key | None) -> None:
+        """Who leaves signs the last head, and may do nothing else."""
         replica = self.replica
-        if remove is not None:
-            signature = replica.signature(remove)
-            replica.run(Tick(), by=remove)
-            replica.run(signature, replace(signature, signature=bytes(64)), by=remove)
-        replica.replicas = exchanged(replica.replicas, add, remove)
+        if leaving is not None and leaving not in replica.replicas:
+            signature = replica.signature(leaving)
+            replica.run(Tick(), by=leaving)
+            replica.run(signature, replace(signature, signature=bytes(64)), by=leaving)
 
     def announcements(self) -> None:
         """One replica knows more levels than the others, for ever; a realm of one would move on."""
