@@ -13,8 +13,8 @@ from replication.etcd.keyspace import Base, Report
 class Timing:
     """How often and for how long, in seconds unless the name says otherwise."""
 
-    tick_s: float = 1.0  # between two looks at the lease
-    lease_s: int = 3  # a leader that is gone is replaced after this; etcd grants no less than about 2
+    tick_s: float = 0.5  # between two looks at the lease
+    lease_s: int = 2  # a leader that is gone is replaced after this; etcd grants hardly less
     report_s: float = 2.0  # a replica that has stored something says so
     trim_s: float = 10.0  # what everybody has stored leaves etcd
     trim_entries: int = 1000  # the same, sooner
