@@ -9,6 +9,7 @@ for followers that keep up, the rest is read from the disk.
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from kv.interface import StorageError, Store
 from kv.keys import u64
@@ -225,7 +226,11 @@ class Journal:
         return self._store.compact([entry_key(self._places.raft(index)) for index in indices])
 
     def close(self) -> None:
-        """Close the store. Idempotent."""
+        """Close the store. Idempotent. How far entries are committed is written, if nothing else waits."""
+        if not self._staged and self.commit != self._commit_row:
+            with suppress(StorageError):  # it may be closed or have failed; and it need not be durable
+                self._store.write({RaftTables.COMMIT.key(): u64(self.commit)})
+                self._commit_row = self.commit
         self._store.close()
 
     def _entries(self, lo: int, hi: int) -> Iterator[Entry]:

@@ -95,9 +95,14 @@ def vote_row(term: int, vote: str | None) -> bytes:
     return u64(term) + (vote or "").encode()
 
 
+def is_row(value: bytes) -> bool:
+    """Tell whether a value is long enough to be an entry's row."""
+    return len(value) > _HEAD.size
+
+
 def decode_row(index: int, value: bytes) -> Row:
     """Decode the value of an entry's row. Raises StorageError."""
-    if len(value) <= _HEAD.size:
+    if not is_row(value):
         raise StorageError(f"the row of Raft entry {index} is damaged")
     term, application, link = _HEAD.unpack_from(value)
     return Row(term, application, link, value[_HEAD.size :])
@@ -164,13 +169,17 @@ def open_log(store: Store, public_part: PublicPart) -> Opened:
     return Opened(last=last, link=tail.link, places=places, term=term, vote=vote, commit=commit)
 
 
+def first_rows() -> Iterator[tuple[bytes, bytes]]:
+    """Iterate over the rows of every log's first entry."""
+    yield entry_key(FIRST_INDEX), encode_row(0, 0, FIRST_LINK, NO_OP)
+    yield RaftTables.NO_OPS.key(u64(FIRST_INDEX)), b""
+
+
 def _begin(store: Store) -> None:
-    first = encode_row(0, 0, FIRST_LINK, NO_OP)
     store.write(
         {
             RaftTables.FORMAT.key(): FORMAT,
-            entry_key(FIRST_INDEX): first,
-            RaftTables.NO_OPS.key(u64(FIRST_INDEX)): b"",
+            **dict(first_rows()),
             RaftTables.VOTE.key(): vote_row(0, None),
             RaftTables.COMMIT.key(): u64(FIRST_INDEX),
         }

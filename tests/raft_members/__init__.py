@@ -34,8 +34,9 @@ Filter = Callable[[str, str, Message], bool]
 class Node:
     """One running member."""
 
-    def __init__(self, name: str, driver: Driver, journal: Journal) -> None:
+    def __init__(self, name: str, driver: Driver, journal: Journal, store: Store) -> None:
         self.name = name
+        self.store = store
         self.driver = driver
         self.journal = journal
         self.inbox: list[Event] = []
@@ -90,7 +91,7 @@ class Cluster:
             chance=chance,
             timing=self.timing,
         )
-        node = self.nodes[name] = Node(name, driver, journal)
+        node = self.nodes[name] = Node(name, driver, journal, store)
         for other in self.nodes.values():
             if other is not node:
                 self._link(name, other.name)
@@ -100,11 +101,16 @@ class Cluster:
     def kill(self, name: str) -> None:
         """End a member at once; what it had not synced, and what its links hold, is lost."""
         node = self.nodes.pop(name)
-        node.journal.close()
+        node.store.close()
         for other in self.nodes.values():
             other.inbox.append(Disconnected(name))
         for link in [link for link in self.links if name in link]:
             del self.links[link]
+
+    def stop(self, name: str) -> None:
+        """End a member in order: between two turns."""
+        self.nodes[name].journal.close()
+        self.kill(name)
 
     def propose(self, name: str, *payloads: bytes) -> list[int]:
         """Propose at a member; return the tokens."""
