@@ -15,6 +15,7 @@ from keyserver.machine.commands import (
     Delimiter,
     SignHead,
 )
+from keyserver.machine.rows import policy_of_epoch
 from keyserver.machine.state import GENESIS_POSITION, Machine, genesis_state
 from keyserver.machine.step import Outcome, apply
 from kv.memory import MemoryStore
@@ -118,8 +119,10 @@ class Replica:
         return self.run(Delimiter(self.state.epoch + 1, self.clock_ms))[0]
 
     def sign_all(self) -> None:
-        """Every replica signs the newest head."""
-        for key in self.replicas:
+        """Every replica signs the newest head; first those who leave with it, as long as it needs them."""
+        law = policy_of_epoch(self.store, self.realm.genesis_policy, self.state.epoch)
+        leaving = [self.known[key_id] for key_id in law.keys if key_id not in self.state.policy.keys]
+        for key in (*leaving, *self.replicas) if not self.state.is_signed else self.replicas:
             self.run(self.signature(key), by=key)
 
     def close_epoch(self) -> EpochHead:
@@ -177,9 +180,7 @@ class Replica:
         """Change the replicas, in an epoch that all of the old and the new ones sign; the head."""
         assert self.run(self.change(add=add, remove=remove)) == (Code.APPLIED,)
         assert self.delimit() is Code.APPLIED
-        for key in (remove, *self.replicas):
-            if key is not None:
-                self.run(self.signature(key), by=key)
+        self.sign_all()
         return self.head()
 
     def ratification(
