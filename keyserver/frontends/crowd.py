@@ -162,16 +162,17 @@ class Readers:
 
 
 class FairShare:
-    """Turns at the edge thread's processor: one at a time, each connection's in turn, whoever asks how much.
+    """Turns at the edge thread's processor: one at a time, each network's in turn, and of a network each
+    connection's, whoever asks how much.
 
     A caller alone has its turn at once.
     """
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._networks: OrderedDict[str, OrderedDict[str, deque[asyncio.Future[None]]]] = OrderedDict()
         self._busy = False
 
-    async def turn(self, connection: str) -> None:
+    async def turn(self, network: str, connection: str) -> None:
         """Return when it is this call's turn; it lasts until the caller next waits for something."""
         loop = asyncio.get_running_loop()
         if not self._busy:
@@ -179,17 +180,20 @@ class FairShare:
             loop.call_soon(self._next)
             return
         future = loop.create_future()
-        self._queues.setdefault(connection, deque()).append(future)
+        self._networks.setdefault(network, OrderedDict()).setdefault(connection, deque()).append(future)
         await future
 
     def _next(self) -> None:
         """Give the next turn. Once in each round of the loop, so that calls are taken in between."""
         self._busy = False
-        while self._queues and not self._busy:
-            connection, queue = self._queues.popitem(last=False)
+        while self._networks and not self._busy:
+            network, connections = self._networks.popitem(last=False)
+            connection, queue = connections.popitem(last=False)
             future = queue.popleft()
             if queue:
-                self._queues[connection] = queue
+                connections[connection] = queue
+            if connections:
+                self._networks[network] = connections
             if not future.done():  # whose caller has gone
                 future.set_result(None)
                 self._busy = True

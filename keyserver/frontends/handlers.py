@@ -152,7 +152,7 @@ class Handlers:
 
     def _direct(self, use_case: Callable[[bytes, Caller], bytes]) -> Work:
         async def work(request: bytes, peer: Caller, visit: Visit, context: Any) -> bytes:
-            await self._share.turn(context.peer())
+            await self._share.turn(peer.address, context.peer())
             answer = use_case(request, peer)
             self._let_go(answer, visit, context)
             return answer

@@ -8,7 +8,9 @@ from __future__ import annotations
 from verifier import limits
 
 CONCURRENT_CALLS = 2_048  # of one server; each costs some 20 KiB, whatever it waits for
-CONCURRENT_STREAMS = 256  # of one connection; HTTP/2 allows without end
+# Of one connection; HTTP/2 allows without end. A call counts until its memory is given back, so who has just
+# cancelled many is granted fewer: the rest is reset with REFUSED_STREAM, which gRPC's clients make again.
+CONCURRENT_STREAMS = 256
 CONNECTIONS = 1_024  # of one server, within the usual limit of open files; each costs some 60 KiB
 PENDING_CALLS = 1_500  # accepted by nobody yet, some 10 KiB each: beyond it calls are turned away by lot
 UNREAD_BYTES = 16 * 1024  # of one call whose request nobody reads yet

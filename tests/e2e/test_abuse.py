@@ -252,6 +252,20 @@ def test_headers_above_the_limit_are_refused(abused: Abused) -> None:
         assert any(RESOURCE_EXHAUSTED in found.payload for found in refused)
 
 
+def test_calls_reset_because_others_were_just_cancelled_are_made_again_unseen(abused: Abused) -> None:
+    """By gRPC's clients themselves; without their retries some end with REFUSED_STREAM."""
+    door = abused.public()
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(door.address, grpc.ssl_channel_credentials(door.roots), options) as channel:
+        lookup: Any = channel.unary_unary(LOOKUP)
+        request = abused.lookup_request()
+        assert lookup(request, timeout=PATIENCE)
+        for call in [lookup.future(request, timeout=PATIENCE) for _ in range(WAITING)]:
+            call.cancel()
+        for call in [lookup.future(request, timeout=PATIENCE) for _ in range(WAITING)]:
+            assert call.result()
+
+
 def test_more_calls_than_a_connection_may_have_end_it_or_are_reset(abused: Abused) -> None:
     """The server has told its limit; who does not keep it gets no service for what is above."""
     with abused.target.connect(abused.ports.verification) as connection:

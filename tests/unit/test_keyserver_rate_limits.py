@@ -247,19 +247,19 @@ def test_a_request_that_never_comes_runs_into_its_own_time() -> None:
     asyncio.run(run())
 
 
-def test_a_share_goes_round_the_connections() -> None:
+def test_a_share_goes_round_the_networks_and_their_connections() -> None:
     async def run() -> None:
         share, order = FairShare(), list[str]()
 
         async def act(connection: str) -> None:
-            await share.turn(connection)
+            await share.turn(connection.lower(), connection)  # A and a: two connections of one network
             order.append(connection)
 
-        tasks = [asyncio.create_task(act(name)) for name in "aaaaabbc"]
+        tasks = [asyncio.create_task(act(name)) for name in "aaaaAAbbc"]
         await asyncio.sleep(0)
-        tasks[3].cancel()
+        tasks[2].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert "".join(order) == "aabcaba"
+        assert "".join(order) == "aabcAbAa"
         await act("d")
         assert order[-1] == "d"
 
