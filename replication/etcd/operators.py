@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from e2eks.etcd import api_pb2 as api
 
+from kv.leveldb import LevelDBStore
 from replication.etcd.client import EtcdClient, EtcdError, Pem
+from replication.etcd.copy import CopyTables
 from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, get, only, put, unchanged
 from replication.types import NoLeader, PeerTls
 
@@ -62,3 +65,17 @@ def replicas_in_etcd(endpoints: Sequence[str], tls: PeerTls, prefix: str) -> Map
         keys.member_of(kv.key): Report.decode(kv.value).index for kv in answer.responses[1].response_range.kvs
     }
     return {} if row is None else {name: reports.get(name, 0) for name in Base.decode(row.value).replicas}
+
+
+def begin_anew(directory: str | os.PathLike[str]) -> None:
+    """Let a stopped replica's copy be the beginning of a log in another etcd, because the former is lost.
+
+    The longest copy, and then the same for all replicas: what others have beyond it is given up. Blocks on
+    the disk. Raises StorageError.
+    """
+    store = LevelDBStore(directory, create=False)
+    try:
+        keys = [key for key, _ in store.scan(*CopyTables.STORED.span())]
+        store.write(dict.fromkeys([CopyTables.POSITION.key(), *keys]))
+    finally:
+        store.close()

@@ -15,6 +15,7 @@ from etcd_members.logs import NEVER_TRIM, Place, until
 from kv.interface import StorageError
 from replication.chain import LINK_BYTES
 from replication.etcd.keyspace import delete, every, put
+from replication.etcd.operators import begin_anew
 from replication.local import open_local_log
 from replication.testing import numbered, propose_all, public_half, take
 from replication.types import LogEntry, NoLeader, ReplicationError
@@ -131,6 +132,12 @@ async def test_another_etcd_is_refused_and_so_is_one_with_a_lost_end(tmp_path: P
     try:
         other.start()
         await fails(Place(other, tmp_path), "r1", "not the etcd cluster")
+        begin_anew(tmp_path / "r1")
+        shutil.copytree(tmp_path / "r1", tmp_path / "r2")
+        anew = Place(other, tmp_path, ("r1", "r2"))
+        async with anew.running("r1", lo=13) as log, anew.running("r2", lo=13) as copy:
+            await propose_all(log, [b"after the loss"])
+            assert await take(copy, 1) == [LogEntry(13, b"after the loss")]
     finally:
         other.stop_all()
 
