@@ -23,8 +23,8 @@ from verifier.epoch import signing_keys
 # costs.
 LATE_SIGNATURES = 16
 # The leader's delimiter is seen well within this, and its failure noticed; then the others begin, one by one.
-TAKEOVER_MS = 2_000
-TAKEOVER_RANK_MS = 500
+TAKEOVER_MS = 1_000
+TAKEOVER_RANK_MS = 250
 
 
 @dataclass(frozen=True, slots=True)

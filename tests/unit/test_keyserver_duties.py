@@ -48,7 +48,7 @@ def passed_ms() -> int:
 
 @asynccontextmanager
 async def pursued(folder: Path, *, leads: bool, jump_ms: int = 0) -> AsyncIterator[Leadership]:
-    """A replica that has just started: its first epoch is due at once. Its clock jumps after a second."""
+    """A replica that has just started: its first epoch is due at once. Its clock jumps after half a second."""
     store, signer, both = MemoryStore(), Disk(folder).signer(SMALL), Leadership(leads)
     replica = Replica(
         Machine(SMALL.realm, EPOCHS.min_interval_ms), store, VrfCache(store, signer.vrf_prove), Metrics()
@@ -57,7 +57,7 @@ async def pursued(folder: Path, *, leads: bool, jump_ms: int = 0) -> AsyncIterat
 
     def clock() -> int:
         passed = passed_ms() - began
-        return START_MS + passed + (jump_ms if passed > 1000 else 0)
+        return START_MS + passed + (jump_ms if passed > 500 else 0)
 
     duties = Duties(replica, signer, both, both, EPOCHS, clock, lambda: 0.5)  # type: ignore[arg-type]
     with trio.fail_after(60):
