@@ -32,7 +32,14 @@ days_option = click.option(
 )
 
 
-@click.group(cls=Commands)
+@click.group(
+    cls=Commands,
+    epilog=examples(
+        "keyserver replicas replace r2 PUBLIC-KEY --file change.json",
+        "keyserver replicas approve change.json",
+        "keyserver replicas submit change.json",
+    ),
+)
 def replicas() -> None:
     """List the replicas; add, replace, remove one.
 
@@ -269,13 +276,10 @@ def _config(path: Path) -> Config:
 
 
 def _told(config: Config) -> PresentSet:
-    import msgspec
-
     from keyserver.operator_socket import ask
-    from keyserver.replica_change import PresentSet
+    from keyserver.replica_change import decode_present
 
-    _, answer = ask(config.data, "GET", "/replicas")
-    return msgspec.json.decode(answer, type=PresentSet)
+    return decode_present(ask(config.data, "GET", "/replicas")[1])
 
 
 def _own_key(config: Config) -> Any:

@@ -84,7 +84,7 @@ class Exchange:
         Raises StorageError, Halt.
         """
         row, signed = head_row(self._replica.store, epoch), self._signer.signed(epoch)
-        if row is None or self._signer.quarantined:
+        if row is None or self._signer.quarantined or self._signer.key_id not in self._keys(epoch):
             return None
         composed = self._signer.state_composed(epoch, hashing.head_hash(row.head))
         made = signed.signature if signed else b""

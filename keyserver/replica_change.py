@@ -78,6 +78,19 @@ class Proposed:
         return tuple(key for key in self.present.keys if key not in self.change.policy.keys)
 
 
+def encode_present(told: PresentSet) -> bytes:
+    """What a running replica answers."""
+    return msgspec.json.encode(told)
+
+
+def decode_present(data: bytes) -> PresentSet:
+    """The replicas as a running replica tells them. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(data, type=PresentSet)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"the replica's answer is not understood: {error}") from None
+
+
 def present_policy(told: PresentSet) -> AuthorizationPolicy:
     """The policy a replica told. Raises Malformed."""
     return decode_policy(told.policy, VERIFICATION_POLICY_KEYS, "replicas' policy")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from keyserver.machine import views
 from keyserver.machine.turn import log_time
 from keyserver.parts import Parts
-from keyserver.replica_change import FILE_BYTES, SET_SCHEMA, PresentSet, decode_file
+from keyserver.replica_change import FILE_BYTES, SET_SCHEMA, PresentSet, decode_file, encode_present
 from verifier.errors import ConfigError, Refused
 
 
@@ -23,7 +22,7 @@ class ReplicaDesk:
     async def answer(self, request: Request) -> Response:
         """Tell the present set, or propose a change of it."""
         if request.method != "POST":
-            return Response(msgspec.json.encode(self.present()), media_type="application/json")
+            return Response(encode_present(self.present()), media_type="application/json")
         data = bytearray()
         async for piece in request.stream():
             data += piece

@@ -9,7 +9,7 @@ import click
 import pytest
 from operators import Keyserver, keyserver_command
 
-from keyserver import cli, cli_realm, exits
+from keyserver import cli, cli_realm, cli_replicas, exits
 from keyserver.machine.codes import Halt
 from kv.interface import StorageError, StorageInUse
 from verifier.errors import (
@@ -87,7 +87,13 @@ def test_wrong_usage_ends_with_2(keyserver: Keyserver, arguments: tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    "command", ["", *cli.keyserver.commands, *(f"realm {name}" for name in cli_realm.realm.commands)]
+    "command",
+    [
+        "",
+        *cli.keyserver.commands,
+        *(f"realm {name}" for name in cli_realm.realm.commands),
+        *(f"replicas {name}" for name in cli_replicas.replicas.commands),
+    ],
 )
 def test_help_says_how_to_use_a_command(keyserver: Keyserver, command: str) -> None:
     ended = keyserver(*command.split(), "--help")

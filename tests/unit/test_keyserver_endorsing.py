@@ -1,95 +1,186 @@
-"""Whom a replica asks to endorse a registration: as many as are needed, and the rest when these fail."""
+"""Endorsements gathered from other replicas: what counts, what does not, and a dead or lying one."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+import trio.testing
+from e2eks.v1 import client_pb2, peers_pb2
 
-from keyserver.endorsing import HURRY_S, Endorsed, Endorser, Private
-from keyserver.machine.commands import Endorsement
-from keyserver.peer_lines import PeerLine, Unreached
+from keyserver import requests
+from keyserver.admission.gate import Gate
+from keyserver.endorsing import Endorser, decode_endorse, encode_endorsed, private_of
+from keyserver.machine.commands import endorsement_message
+from keyserver.peer_lines import Unreached
+from keyserver.signer import Signer
+from keyserver.testing import OPEN, Person, small_realm
+from verifier.crypto import hashing, signatures
 from verifier.errors import Malformed, Reason, Refused
+from verifier.signonce import SignOnceRegister
 
-OWN = Endorsed(b"proof", Endorsement(b"r1", 1, b""))
+SMALL = small_realm()
+SALT = bytes(range(32))
+PATIENCE = 30.0
+Answer = Callable[[bytes], bytes]
 
 
 class Line:
-    """A line to a member that answers after so many seconds, or never comes through."""
+    """A line to a replica that answers as the test says."""
 
-    def __init__(self, name: str, after_s: float = 0.0, fails: bool = False) -> None:
-        self.name = name
-        self._after_s = after_s
-        self._fails = fails
-        self.asked_at: list[float] = []
+    def __init__(self, answer: Answer | None) -> None:
+        self._answer = answer
+        self.asked = 0
 
     async def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
-        self.asked_at.append(trio.current_time())
-        await trio.sleep(self._after_s)
-        if self._fails:
-            raise Unreached(f"{self.name}: UNAVAILABLE")
-        return self.name.encode()
+        assert method == "Endorse"
+        self.asked += 1
+        if self._answer is None:
+            await trio.sleep(timeout_s)
+            raise Unreached("it is dead")
+        return self._answer(request)
 
 
-class Asking(Endorser):
-    """What is endorsed is no matter here; an answer is the name of who gave it."""
-
-    def __init__(self, lines: Sequence[Line]) -> None:
-        unused: Any = None
-        super().__init__(unused, unused, unused, unused, cast(Sequence[PeerLine], lines))
-
-    def endorse(self, asked: object, private: object) -> Endorsed:
-        return OWN
-
-    def _checked(self, answer: bytes, *_: object) -> Endorsement:
-        if answer == b"liar":
-            raise Malformed("it found another proof")
-        return Endorsement(answer, 1, b"")
-
-    async def names(self, needed: int) -> set[bytes]:
-        unused: Any = None
-        proof_id, given = await self.gather(b"", unused, Private(), keys={}, needed=needed)
-        assert (proof_id, given[0]) == (OWN.proof_id, OWN.endorsement)
-        assert len(given) == needed
-        return {made.key_id for made in given}
+def signer(folder: Path, number: int) -> Signer:
+    seed = bytes([number]) * 32
+    path = folder / f"register {number}"
+    register = SignOnceRegister.create(path, key_id=hashing.key_id(signatures.public_key(seed)))
+    return Signer(SMALL.realm, seed, SMALL.vrf_seed, register)
 
 
-async def test_only_as_many_as_are_needed_are_asked_and_all_take_turns(autojump_clock: MockClock) -> None:
-    lines = [Line(name) for name in ("r2", "r3", "r4", "r5")]
-    asking = Asking(lines)
-    for _ in range(4):
-        assert len(await asking.names(3)) == 3
-    assert [len(line.asked_at) for line in lines] == [2, 2, 2, 2]
-    assert await asking.names(1) == {b"r1"}
-    assert sum(len(line.asked_at) for line in lines) == 8
+def request() -> bytes:
+    return Person.named("alice", SMALL).update({"ssh": b"1"})
 
 
-async def asked_when(lines: Sequence[Line], needed: int = 2) -> list[float]:
-    """Seconds after the first at which each was asked; the second line is asked first."""
-    begun = trio.current_time()
-    await Asking(lines).names(needed)
-    return [at - begun for line in lines for at in line.asked_at]
+def peer(own: Signer) -> Answer:
+    endorser = Endorser(SMALL.realm, Gate(OPEN, SMALL.realm), own, lambda: 1_000)
+    return lambda data: encode_endorsed(endorser.endorse(*decode_endorse(data, SMALL.realm)))
 
 
-@pytest.mark.parametrize(
-    ("first", "waited_s"),
-    [
-        (lambda: Line("r3", fails=True), 0.0),
-        (lambda: Line("liar"), 0.0),
-        (lambda: Line("r3", after_s=60.0), HURRY_S),
-        (lambda: Line("r3", after_s=60.0, fails=True), HURRY_S),
-    ],
-)
-async def test_the_rest_are_asked_when_one_fails_or_is_slow(
-    first: Callable[[], Line], waited_s: float, autojump_clock: MockClock
+def spoilt(answer: Answer, spoil: Callable[[peers_pb2.EndorseResponse], None]) -> Answer:
+    def lie(data: bytes) -> bytes:
+        message = peers_pb2.EndorseResponse.FromString(answer(data))
+        spoil(message)
+        return message.SerializeToString()
+
+    return lie
+
+
+async def gathered(
+    folder: Path, needed: int, *answers: Answer | None, known: int = 3
+) -> tuple[Any, list[Line]]:
+    own = signer(folder, 9)
+    lines = [Line(answer) for answer in answers]
+    unused: Any = lines
+    endorser = Endorser(SMALL.realm, Gate(OPEN, SMALL.realm), own, lambda: 1_000, unused)
+    public = [own.public_key, *(signatures.public_key(bytes([n]) * 32) for n in (1, 2, 3))]
+    keys = {hashing.key_id(key): key for key in public}
+    data = request()
+    asked = requests.decode_update(data, SMALL.realm)
+    private = private_of(asked, SALT)
+    try:
+        with trio.fail_after(PATIENCE):
+            proof_id, made = await endorser.gather(data, asked, private, keys=keys, needed=needed)
+    finally:
+        own.close()
+    for endorsement in made:
+        message = endorsement_message(
+            SMALL.realm.hash, private.hash, asked.update.entry.index, asked.update.entry.hash, proof_id,
+            endorsement.not_after_ms,
+        )  # fmt: skip
+        assert signatures.verify(keys[endorsement.key_id], message, endorsement.signature)
+    assert made[0].key_id == own.key_id
+    return made, lines
+
+
+async def test_a_lone_replica_asks_nobody(tmp_path: Path) -> None:
+    made, (line,) = await gathered(tmp_path, 1, peer(signer(tmp_path, 1)))
+    assert (len(made), line.asked) == (1, 0)
+
+
+async def test_one_dead_replica_of_three_costs_nothing(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    assert await asked_when([Line("r2"), first()]) == pytest.approx([waited_s, 0.0])
+    before = trio.current_time()
+    made, _ = await gathered(tmp_path, 2, None, peer(signer(tmp_path, 1)))
+    assert len(made) == 2
+    assert trio.current_time() == before
 
 
-async def test_what_all_said_is_told_when_too_few_endorse(autojump_clock: MockClock) -> None:
-    with pytest.raises(Refused, match=r"1 of 2 replicas.*another proof; r2: UNAVAILABLE") as refused:
-        await Asking([Line("r2", fails=True), Line("liar")]).names(2)
-    assert refused.value.reason is Reason.NOT_READY
-    with pytest.raises(Refused, match="there are none"):
-        await Asking([]).names(2)
+async def test_one_replica_asked_twice_counts_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    one = peer(signer(tmp_path, 1))
+    with pytest.raises(Refused, match="2 of 3"):
+        await gathered(tmp_path, 3, one, one)
+
+
+def refuse(_: bytes) -> bytes:
+    raise Refused(Reason.PROOF_INVALID, "the proof is not accepted here")
+
+
+def nonsense(_: bytes) -> bytes:
+    return b"\xff"
+
+
+LIES: dict[str, Callable[[Answer], Answer]] = {
+    "refusal": lambda _: refuse,
+    "nonsense": lambda _: nonsense,
+    "empty": lambda _: lambda _: b"",
+    "another proof": lambda a: spoilt(a, lambda m: setattr(m, "proof_id", bytes(32))),
+    "another time": lambda a: spoilt(a, lambda m: setattr(m, "not_after_ms", 10**9)),
+    "another key": lambda a: spoilt(a, lambda m: setattr(m, "key_id", bytes(32))),
+    "no signature": lambda a: spoilt(a, lambda m: setattr(m, "signature", b"")),
+}
+
+
+@pytest.mark.parametrize("lie", list(LIES))
+async def test_an_answer_that_would_not_count_in_the_log_does_not_count(tmp_path: Path, lie: str) -> None:
+    honest, lying = peer(signer(tmp_path, 1)), LIES[lie](peer(signer(tmp_path, 2)))
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    made, _ = await gathered(first, 2, lying, honest)
+    assert len(made) == 2
+    with pytest.raises(Refused) as caught:
+        await gathered(second, 2, lying)
+    assert caught.value.reason is Reason.NOT_READY
+
+
+async def test_a_stranger_to_the_policy_does_not_count(tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        await gathered(tmp_path, 2, peer(signer(tmp_path, 7)))
+
+
+def test_what_a_peer_is_asked_is_checked_like_a_clients_request() -> None:
+    data = request()
+    good = peers_pb2.EndorseRequest(update_request=data, salt=SALT)
+    asked, private = decode_endorse(good.SerializeToString(), SMALL.realm)
+    assert private == private_of(asked, SALT)
+    for bad in (
+        peers_pb2.EndorseRequest(update_request=data, salt=SALT[1:]),
+        peers_pb2.EndorseRequest(update_request=data + b"\xff", salt=SALT),
+        peers_pb2.EndorseRequest(update_request=b"", salt=SALT),
+        peers_pb2.EndorseRequest(update_request=bytes(300_000), salt=SALT),
+    ):
+        with pytest.raises(Malformed):
+            decode_endorse(bad.SerializeToString(), SMALL.realm)
+    another = client_pb2.UpdateRequest.FromString(data)
+    another.profile_nonce = bytes(32)
+    with pytest.raises(Refused) as caught:
+        decode_endorse(
+            peers_pb2.EndorseRequest(
+                update_request=another.SerializeToString(), salt=SALT
+            ).SerializeToString(),
+            SMALL.realm,
+        )
+    assert caught.value.reason is Reason.COMMITMENT_MISMATCH
+
+
+def test_a_revocation_is_not_endorsed() -> None:
+    alice = Person.named("alice", SMALL)
+    alice.update({"ssh": b"1"})
+    wire = peers_pb2.EndorseRequest(update_request=alice.revocation(), salt=SALT)
+    with pytest.raises(Malformed, match="revocation"):
+        decode_endorse(wire.SerializeToString(), SMALL.realm)
