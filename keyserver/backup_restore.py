@@ -17,16 +17,16 @@ from typing import BinaryIO
 
 from keyserver.backup import BackupDamaged, Copy, Manifest, Part
 from keyserver.check import Progress, Report, check
+from keyserver.cluster import RAFT
 from keyserver.config import Config
 from keyserver.copies import scratch_store
 from keyserver.data_directory import DATABASE, write_version
-from keyserver.data_directory import LOG as LOG_FOLDER
+from keyserver.engines import Engine, engine_of
 from keyserver.machine import commands
 from keyserver.machine.state import Machine
-from kv.keys import from_u64, u64
+from kv.keys import u64
 from kv.leveldb import LevelDBStore
-from replication.chain import FIRST_LINK, next_link
-from replication.rows import FORMAT, LogTables, entry_key
+from replication.stored import restored_rows
 from verifier.errors import ConfigError
 from verifier.files import SECRET_MODE, write_new
 from verifier.types import Realm
@@ -135,7 +135,7 @@ def restore(path: Path, config: Config, now_ms: int) -> Manifest:
         draft.mkdir(mode=0o700, parents=True)
         write_new(draft / RESTORED, _mark(manifest, now_ms), SECRET_MODE)  # FIRST: no rows without the mark
         with opened(path) as copy:
-            _fill(draft, copy)
+            _fill(draft, copy, engine_of(config))
         write_version(draft)
         _sync_folder(draft)
         draft.rename(data)
@@ -165,21 +165,26 @@ def _mark(manifest: Manifest, now_ms: int) -> bytes:
     return (json.dumps(mark, indent=2) + "\n").encode()
 
 
-def _fill(folder: Path, copy: Copy) -> None:
-    database, log = LevelDBStore(folder / DATABASE), LevelDBStore(folder / LOG_FOLDER)
+def _fill(folder: Path, copy: Copy, engine: Engine) -> None:
+    database, log = LevelDBStore(folder / DATABASE), LevelDBStore(folder / engine.folder)
     try:
         rows, entries = _Batches(database), _Batches(log)
-        entries.put(LogTables.FORMAT.key(), FORMAT)
-        link, expected = FIRST_LINK, 1
-        for part, (key, value) in copy.records():
-            if part is not Part.LOG:
-                rows.put(key, value)
-                continue
-            if key != u64(expected):
-                raise BackupDamaged(f"the backup lacks log entry {expected}")
-            link = next_link(link, from_u64(key), commands.public_part(value))
-            entries.put(entry_key(expected), link + value)
-            expected += 1
+
+        def payloads() -> Iterator[bytes]:
+            """Those of the log; the rows on the way go to the database."""
+            expected = 1
+            for part, (key, value) in copy.records():
+                if part is not Part.LOG:
+                    rows.put(key, value)
+                    continue
+                if key != u64(expected):
+                    raise BackupDamaged(f"the backup lacks log entry {expected}")
+                yield value
+                expected += 1
+
+        in_raft = engine.name == RAFT
+        for row in restored_rows(payloads(), commands.public_part, raft_member=in_raft):
+            entries.put(*row)
         rows.write()
         entries.write()
     finally:

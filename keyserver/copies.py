@@ -15,17 +15,15 @@ from keyserver.check import LOG, STORAGE, Faults, Subject
 from keyserver.check_register import REGISTER, Recorded
 from keyserver.config import Config
 from keyserver.data_directory import DATABASE, VERSION, UnknownVersion, read_version
-from keyserver.data_directory import LOG as LOG_FOLDER
+from keyserver.engines import engine_of
 from keyserver.machine import commands
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine, load_position
 from keyserver.machine.tables import Tables
 from kv.interface import Reader, StorageError, StorageInUse, Store
-from kv.keys import EVERYTHING, u64
 from kv.leveldb import LevelDBStore
 from kv.memory import MemoryStore
-from replication.chain import FIRST_LINK, LINK_BYTES, next_link
-from replication.rows import FORMAT, LogTables
+from replication.stored import EntryDamaged, stored_entries
 from verifier.crypto import hashing, signatures
 from verifier.errors import ConfigError
 from verifier.files import read_secret
@@ -66,7 +64,7 @@ def stopped_replica(config: Config) -> Iterator[Subject]:
     _check_version(config, found)
     with ExitStack() as stack:
         rows = _open(stack, config.data / DATABASE, STORAGE, found)
-        log = _open(stack, config.data / LOG_FOLDER, LOG, found)
+        log = _open(stack, config.data / engine_of(config).folder, LOG, found)
         if rows is None or log is None:
             yield Subject(None, (), (), (), found)
         else:
@@ -74,7 +72,7 @@ def stopped_replica(config: Config) -> Iterator[Subject]:
 
 
 def subject_of(rows: Reader, log: Reader, found: Faults) -> Subject:
-    """A database and the rows of a local log, to be checked."""
+    """A database and the rows of a log, to be checked."""
     applied = _applied(rows, found)
     if applied is None:
         return Subject(None, (), (), (), found)
@@ -113,24 +111,11 @@ def recorded_by(config: Config, found: Faults, *, online: bool = False) -> Recor
 
 
 def linked_entries(log: Reader, found: Faults) -> Iterator[tuple[int, bytes]]:
-    """(index, payload) of a local log's rows as long as they continue the chain; where they do not, a
-    fault.
-    """
-    link, index = FIRST_LINK, 0
-    for key, row in log.scan(*EVERYTHING):
-        if key == LogTables.FORMAT.key() and row == FORMAT:
-            continue
-        index += 1
-        if key != LogTables.ENTRIES.key(u64(index)):
-            what = "the row is missing, or another row is in its place"
-            found.add(LOG, str(index), what)
-            return
-        payload = row[LINK_BYTES:]
-        link = next_link(link, index, commands.public_part(payload))
-        if row[:LINK_BYTES] != link:
-            found.add(LOG, str(index), "the entry does not continue the chain of the log")
-            return
-        yield index, payload
+    """(index, payload) of a log's rows as long as they continue the chain; where they do not, a fault."""
+    try:
+        yield from stored_entries(log, commands.public_part)
+    except EntryDamaged as error:
+        found.add(LOG, str(error.index), error.reason)
 
 
 def _open(stack: ExitStack, folder: Path, part: str, found: Faults) -> LevelDBStore | None:
