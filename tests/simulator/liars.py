@@ -60,6 +60,9 @@ def word_on(world: World, site: ReplicaSite, head: bytes) -> bytes:
     return peers_pb2.ShowHeadRequest(shown=word).SerializeToString(deterministic=True)
 
 
+def _nobody(_: object) -> None: ...
+
+
 class LyingReplica:
     """Signs another head than its own, shows it to everybody, and alters what it serves."""
 
@@ -79,6 +82,7 @@ class LyingReplica:
         if not self.lies:
             return
         if process is not None and process.replica.state.epoch and not self.site.paused:
+            process.watch.accuse = _nobody  # it does not mind what it finds of its own key
             epoch = process.replica.state.epoch
             forged = forged_head(views.head_at(process.store, epoch))
             shown = signed_by_replica(forged, self.site.key)
@@ -324,7 +328,7 @@ class ByzantineClient:
                 {"version": chosen.next_version + 7},
                 {"previous": bytes(32)},
                 {"version": 0, "previous": b""},
-                {"signers": [self.eve], "revocation": True},
+                {"signers": [self.eve], "revocation": True, "version": chosen.next_version + 5},
             ]
         )
         return draft(realm, chosen, label=label, **changes)

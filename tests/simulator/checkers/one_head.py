@@ -29,7 +29,7 @@ class OneHead(Checker):
         process = site.process
         assert process is not None
         newest, reached = process.signer.newest_signed(), process.replica.position.index
-        if newest is not None and newest.log_index > reached and not process.signer.quarantined:
+        if newest is not None and newest.log_index > reached:
             raise Violation(
                 self.name, f"{site.name} goes on at entry {reached}, but signed at {newest.log_index}"
             )
