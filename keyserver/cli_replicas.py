@@ -148,6 +148,23 @@ def drop(name: str, config_files: tuple[Path, ...]) -> None:
     click.echo("  next: restart these replicas, one after the other", err=True)
 
 
+@replicas.command("forget", epilog=examples("keyserver replicas forget r2"))
+@click.argument("name", default="")
+@config_option
+@output_option
+def forget(name: str, config_file: Path, output: str) -> None:
+    """With etcd: wait no more for a dead replica before old entries are trimmed.
+
+    Without NAME: how far each replica has stored the log.
+    """
+    from keyserver.engines import forget_in_etcd
+
+    stored = forget_in_etcd(_config(config_file), name)
+    if name:
+        click.echo(f"✓ {name} is forgotten", err=True)
+    show({"schema": "e2eks.etcd-replicas/1", "stored": stored}, output)
+
+
 # The change
 
 

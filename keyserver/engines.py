@@ -10,9 +10,11 @@ from pathlib import Path
 
 from keyserver.cluster import ETCD, LOCAL, RAFT
 from keyserver.config import Config
+from keyserver.exits import Unreachable
 from keyserver.machine import commands
 from replication.interface import ReplicatedLog
 from replication.local import open_local_log
+from replication.types import NoLeader, TlsFilesRefused
 from verifier.errors import ConfigError
 
 Refusals = Callable[[str, str], None]  # address and reason of somebody turned away at the replication port
@@ -102,3 +104,32 @@ def require_engine(data: Path, engine: Engine) -> None:
             f'{data} holds the log of another engine, in {data / found}, but replication is "{engine.name}". '
             "Set it back, or begin with an empty data folder. Nothing was changed"
         )
+
+
+def renew_tls(log: ReplicatedLog) -> None:
+    """Let an engine that has links read their TLS files again. Raises ReplicationError; nothing changes."""
+    renew: Callable[[], None] | None = getattr(log, "renew_tls", None)
+    if renew is not None:
+        renew()
+
+
+def forget_in_etcd(config: Config, name: str) -> dict[str, int]:
+    """How far each replica has stored the log that etcd keeps, after one is forgotten ("": none).
+
+    Raises ConfigError, also for a name that etcd does not know, and Unreachable.
+    """
+    from replication.etcd.operators import NoSuchReplica, forget_replica, replicas_in_etcd
+
+    etcd = config.etcd
+    if etcd is None:
+        raise ConfigError(f'{config.path}: replication is "{config.replication}", so nothing is kept by etcd')
+    try:
+        if name:
+            forget_replica(etcd.endpoints, etcd.tls, etcd.prefix, name)
+        return dict(replicas_in_etcd(etcd.endpoints, etcd.tls, etcd.prefix))
+    except NoSuchReplica as error:
+        raise ConfigError(str(error)) from None
+    except NoLeader as error:
+        raise Unreachable(str(error)) from None
+    except TlsFilesRefused as error:
+        raise ConfigError(str(error)) from None

@@ -7,6 +7,7 @@ member runs, its certificate does not say.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -17,6 +18,7 @@ from verifier.errors import ConfigError
 from verifier.files import check_private, read_file
 
 PEM_BYTES = 64 * 1024
+CERTIFICATES_REMEMBERED = 64  # every call shows one; those of members, before and after a renewal
 _KEY_FORM = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -74,6 +76,7 @@ def read_peer_files(tls: PeerTls, own: str) -> LinkFiles:
     return files
 
 
+@lru_cache(CERTIFICATES_REMEMBERED)
 def name_in(pem: bytes) -> str:
     """The member that the first certificate stands for, or "" if it names none or several."""
     try:

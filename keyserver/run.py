@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from keyserver.backup_create import origin_of
 from keyserver.config import Config
 from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import open_data
-from keyserver.engines import engine_of
+from keyserver.engines import engine_of, renew_tls
 from keyserver.erasure import Blanker
 from keyserver.frontends import operator
 from keyserver.frontends.doors import Doors
@@ -34,11 +35,11 @@ from keyserver.parts import Parts as Parts  # where callers look for these
 from keyserver.parts import Surroundings as Surroundings
 from keyserver.parts import assemble as assemble
 from keyserver.parts import now_ms as now_ms
-from keyserver.peer_lines import lines_to
+from keyserver.peer_lines import PeerLine, lines_to
 from keyserver.replica import Replica
 from keyserver.signals import HANDLED, Obedience
 from keyserver.signer import load_signer
-from keyserver.tls_files import read_credentials
+from keyserver.tls_files import Credentials, read_credentials
 from kv import crash_points
 from kv.free_space import Ballast, Watermark, advised
 from kv.interface import StorageError
@@ -130,7 +131,8 @@ async def _until_told(config: Config, counter: CrashCounter) -> None:
             logger.info("serving", realm=config.realm.name, ports=running.ports)
             status = running.parts.status
             told = counter.clear if not status.diagnostic else lambda: None
-            await Obedience(config, running.doors, status, now_ms, told).obey(signals)
+            obedience = Obedience(config, running.doors, status, now_ms, told, running.renew_links)
+            await obedience.obey(signals)
             nursery.cancel_scope.cancel()
     logger.info("stopped")
 
@@ -142,6 +144,14 @@ class Running:
     parts: Parts
     doors: Doors
     ports: dict[str, int]
+    lines: Collection[PeerLine]
+
+    def renew_links(self, credentials: Credentials) -> None:
+        """Show other replicas these from the next connection on. Raises ReplicationError."""
+        renew_tls(self.parts.log)
+        for line in self.lines:
+            if credentials.links is not None:
+                line.renew(credentials.links)
 
 
 async def run_replica(
@@ -203,7 +213,7 @@ async def run_replica(
                 if counter:
                     nursery.start_soon(counter.clear_when_steady)
             ports = await nursery.start(doors.serve)
-            task_status.started(Running(parts, doors, ports))
+            task_status.started(Running(parts, doors, ports, lines))
 
 
 def _turned_away(address: str, reason: str) -> None:

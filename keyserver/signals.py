@@ -18,7 +18,8 @@ from keyserver.config import Config
 from keyserver.frontends.doors import Doors
 from keyserver.proposer import Clock
 from keyserver.status import Status
-from keyserver.tls_files import DAY_MS, expiring, read_credentials
+from keyserver.tls_files import DAY_MS, Credentials, expiring, read_credentials
+from replication.types import ReplicationError
 from verifier.errors import ConfigError
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -29,13 +30,21 @@ class Obedience:
     """One replica's answers to signals. `told` is called as soon as it is asked to end."""
 
     def __init__(
-        self, config: Config, doors: Doors, status: Status, clock: Clock, told: Callable[[], None]
+        self,
+        config: Config,
+        doors: Doors,
+        status: Status,
+        clock: Clock,
+        told: Callable[[], None],
+        links: Callable[[Credentials], None] = lambda _: None,
     ) -> None:
+        """`links` renews what this replica shows other replicas, or raises ReplicationError."""
         self._config = config
         self._doors = doors
         self._status = status
         self._clock = clock
         self._told = told
+        self._links = links
         self._log = structlog.get_logger("run")
 
     async def obey(self, signals: AsyncIterator[int]) -> None:
@@ -61,6 +70,10 @@ class Obedience:
         except ConfigError as error:
             self._log.error("certificates not renewed; the former stay in use", why=str(error))
             return
+        try:
+            self._links(credentials)
+        except ReplicationError as error:
+            self._log.error("certificates of links not renewed; the former stay in use", why=str(error))
         self._doors.renew(credentials)
         ends_ms = credentials.not_after_ms()
         self._log.info("certificates renewed", not_after_ms=ends_ms)
