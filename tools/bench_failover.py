@@ -5,8 +5,10 @@ when one does not answer. At the end nothing that was promised to them is lost, 
 """
 
 import random
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from threading import Event, Thread
 
 from bench_measure import Measured, Plan, median, progress
@@ -25,7 +27,10 @@ def failover(plan: Plan) -> Iterator[Measured]:
     kills = plan.size(30, 2)
     committed, ratified = [], []
     folder = temporary_folder()
-    with under_load(folder, VERIFIERS, PEOPLE, random.Random(SEED), CrashingRealm, REPLICAS) as trial:
+    with (
+        redirect_stdout(sys.stderr),  # what the tests print
+        under_load(folder, VERIFIERS, PEOPLE, random.Random(SEED), CrashingRealm, REPLICAS) as trial,
+    ):
         for number in range(kills):
             after = _kill_leader(trial)
             committed.append(after[0])

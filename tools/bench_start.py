@@ -42,27 +42,28 @@ def restart(plan: Plan) -> Iterator[Measured]:
     """From SIGKILL of a replica to a process that is ready again: a lone one with few and many users, and a
     member of a cluster with a short and a long log, all applied.
     """
+    restarts = plan.size(plan.repetitions, 1)
     for users in (plan.size(1000, 100), plan.size(100_000, 300)):
         with Replica(grown(users)) as replica:
-            taken = [_restart(replica) for _ in range(plan.repetitions)]
-        params = {"engine": "local", "users": users, "restarts": plan.repetitions}
+            taken = [_restart(replica) for _ in range(restarts)]
+        params = {"engine": "local", "users": users, "restarts": restarts}
         yield Measured("restart", params, _times(taken))
-    yield from _restart_members(plan)
+    yield from _restart_members(plan, restarts)
 
 
-def _restart_members(plan: Plan) -> Iterator[Measured]:
+def _restart_members(plan: Plan, restarts: int) -> Iterator[Measured]:
     """Both clusters run, and a member of each is restarted in turn."""
     sizes = (plan.size(10_000, 100), plan.size(1_000_000, 1_000))
     with ExitStack() as running:
         members = [_follower(running.enter_context(cluster(long_log(size)))) for size in sizes]
-        rounds = [[_restart(member) for member in members] for _ in range(plan.repetitions)]
+        rounds = [[_restart(member) for member in members] for _ in range(restarts)]
         memory = [member.memory_bytes() for member in members]
     for size, member_bytes, taken in zip(sizes, memory, zip(*rounds, strict=True), strict=True):
         metrics = {**_times(taken), "memory_bytes": float(member_bytes)}
         if size != sizes[0]:
             metrics["ratio_to_short_log"] = median_ratio(taken, [short for short, _ in rounds])
             metrics["grown_bytes"] = float(member_bytes - memory[0])
-        params = {"engine": "raft", "replicas": 3, "entries": size, "restarts": plan.repetitions}
+        params = {"engine": "raft", "replicas": 3, "entries": size, "restarts": restarts}
         yield Measured("restart", params, metrics)
 
 
