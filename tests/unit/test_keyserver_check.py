@@ -184,7 +184,7 @@ def test_a_failing_disk_is_a_fault_of_the_disk(kept: Kept) -> None:
 
 
 def test_lists_some_faults_and_counts_all() -> None:
-    kept = scripted(3, 400)
+    kept = scripted(3, 600)
     for key in kept.rows:
         if key.startswith(Tables.VERIFIER_LOG.prefix):
             kept.rows[key] += b"!"
