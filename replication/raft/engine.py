@@ -42,7 +42,9 @@ class Engine(Elections):
         """Raises EngineUnfit; ValueError when the member is not among the members, or one is there twice."""
         self._progress = {name: Progress() for name in sorted(members) if name != member}
         self._announced = (0, 0)  # last and commit index of which all followers were sent word
-        self._answering = 0  # prevLogIdx of the append_entries that is being answered
+        self._answering: Message = {}  # the append_entries that is being answered
+        self._answered: tuple[str, int, int] | None = None  # leader, term and next index of the last success
+        self._answered_at = LONG_AGO
         super().__init__(
             member=member, members=members, journal=journal, chance=chance, timing=timing, now=now
         )
@@ -132,10 +134,15 @@ class Engine(Elections):
             return  # a term has one leader; whoever says so is mistaken or lies
         self._leader_heard = self.now
         self._pre_votes, self._may_run = set(), False
-        self._answering = message["prevLogIdx"]
+        self._answering = message
         shown = message["prevLogIdx"] + len(message["entries"])
         clamped = {**message, "commit_index": min(message["commit_index"], shown)}
         self._SyncObj__onMessageReceived(sender, clamped)
+
+    def _is_but_news(self) -> bool:
+        """Tell whether what is answered only says what is committed, just after an answer was given."""
+        lately = self.now - self._answered_at < self._timing.heartbeat_s / 2
+        return lately and not self._answering["entries"]
 
     # Leading.
 
@@ -163,7 +170,8 @@ class Engine(Elections):
         progress.restart(probing=True)
 
     def _restart(self, member: str, *, probing: bool) -> None:
-        """Send again, when asked, what was not acknowledged."""
+        """Send again, when asked, what was not acknowledged; answer anew what was answered."""
+        self._answered = None
         node = self._nodes[member]
         if self.leads and self._SyncObj__raftMatchIndex[node]:
             self._SyncObj__raftNextIndex[node] = self._SyncObj__raftMatchIndex[node] + 1
@@ -223,7 +231,12 @@ class Engine(Elections):
         follows = self._journal.last + 1 if nextNodeIdx is None else nextNodeIdx
         if reset and nextNodeIdx is not None:
             follows = self._journal.commit + 1
-        answer = {"reset": reset, "success": success, "prevLogIdx": self._answering, "next_node_idx": follows}
+        place = self._answering["prevLogIdx"]
+        answer = {"reset": reset, "success": success, "prevLogIdx": place, "next_node_idx": follows}
+        said = (node.id, self.term, follows) if success else None
+        if said is not None and said == self._answered and self._is_but_news():
+            return
+        self._answered, self._answered_at = said, self.now
         self.send(node.id, {"type": "next_node_idx", "term": self.term, **answer})
 
 

@@ -105,6 +105,31 @@ def test_a_follower_that_keeps_up_is_never_read_for_from_the_disk(rng: random.Ra
     assert cluster.agree()
 
 
+def test_news_of_a_commit_are_not_answered_but_heartbeats_are(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    cluster.run(1.0)
+    answers: list[Message] = []
+
+    def keep(sender: str, receiver: str, message: Message) -> bool:
+        answers.extend([message] if message["type"] == "next_node_idx" else [])
+        return True
+
+    cluster.keep = keep
+    began = cluster.now
+    for number in range(10):
+        (token,) = cluster.propose(leader, b"%d" % number)
+        cluster.run(1.0, lambda token=token: token in cluster.settled)
+        for _ in range(3):
+            cluster.step()
+    beats = (cluster.now - began) / cluster.timing.heartbeat_s
+    assert len(answers) <= 2 * (10 + beats + 2)
+    answers.clear()
+    cluster.run(2.0)
+    assert 2 * 15 <= len(answers) <= 2 * 22
+    assert cluster.leaders == {1: leader}
+
+
 def test_both_followers_are_sent_the_same_objects(rng: random.Random) -> None:
     """So that a codec need not encode them twice."""
     cluster = Cluster(3, rng)
