@@ -208,7 +208,7 @@ def test_what_is_rightly_sealed_is_still_replayed(rng: Random, tmp_path: Path) -
 
 
 def test_another_log_of_the_same_realm_does_not_fit(tmp_path: Path) -> None:
-    kept, other = scripted(7, 60), scripted(8, 60)
+    kept, other = scripted(7, 60), scripted(8, 200)
     write_backup(tmp_path / "mixed", [stream_of(kept, other)])
     assert not verify_backup(tmp_path / "mixed", None, silent)[1].sound
 
