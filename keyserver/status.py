@@ -5,7 +5,7 @@ all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyserver import quarantine
@@ -85,6 +85,19 @@ class Status:
         if outside:
             return outside
         return self._held()
+
+    def gauges(self) -> Iterator[tuple[str, float, *tuple[str, ...]]]:
+        """What is measured only when somebody asks: attribute of Metrics, value, labels."""
+        log = self._log.status()
+        yield "ready", not self.not_ready()
+        yield "quarantined", self.quarantined
+        yield "alone", bool(self._alone())
+        yield "leads", log.leader
+        yield "term", log.term
+        yield "committed", log.committed_index
+        yield "log_warnings", len(log.warnings)
+        for member in log.members:
+            yield "connected", member.connected, member.name
 
     def record(self) -> dict[str, Any]:
         """The status document, schema e2eks.status/1."""

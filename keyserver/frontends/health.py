@@ -45,8 +45,8 @@ def application(status: Status, metrics: Metrics) -> Starlette:
         return JSONResponse(record, status_code=200 if record["ready"] else 503)
 
     async def measured(_: Request) -> Response:
-        metrics.set("ready", not status.not_ready())
-        metrics.set("quarantined", status.quarantined)
+        for attribute, value, *labels in status.gauges():
+            metrics.set(attribute, value, *labels)
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     paths = (("/livez", livez), ("/readyz", readyz), ("/status", show), ("/metrics", measured))

@@ -1,7 +1,7 @@
 """What the health listener answers in the last moments of a replica whose storage failed."""
 
 import json
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, cast
 
 import pytest
@@ -18,9 +18,10 @@ FAILURE = "the store in data failed: No space left on device"
 class _Failed:
     """A Status upon a store that refuses everything."""
 
-    quarantined = False
-
     def not_ready(self) -> str:
+        raise StorageError(FAILURE)
+
+    def gauges(self) -> Iterator[Any]:
         raise StorageError(FAILURE)
 
     def record(self) -> dict[str, Any]:

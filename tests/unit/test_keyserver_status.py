@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from keyserver.majority import HOLDER, LEADERLESS_S, Majority
+from keyserver.metrics import Metrics
 from keyserver.run import Parts
 from keyserver.status import Status
 from keyserver.testing import Disk, Person, running, small_realm
@@ -57,6 +58,21 @@ async def test_a_member_shows_its_role_its_term_its_lag_and_the_others(tmp_path:
         assert [member["name"] for member in record["members"]] == ["r2", "r3"]
         assert record["members"][0]["heard_s"] == 0.012
         assert record["members"][1]["problem"] == "refused"
+
+
+async def test_a_member_is_measured_when_it_is_asked(tmp_path: Path) -> None:
+    log, metrics = Log(), Metrics()
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        for why in ("", "no majority"):
+            for attribute, value, *labels in status_of(parts, log, lambda why=why: why).gauges():  # type: ignore[misc]
+                metrics.set(attribute, value, *labels)
+            shown = metrics.text().decode().splitlines()
+            assert f"e2eks_alone {float(bool(why))}" in shown
+    assert "e2eks_log_leader 0.0" in shown
+    assert "e2eks_log_term 7.0" in shown
+    assert "e2eks_log_committed_index 90.0" in shown
+    assert 'e2eks_member_connected{member="r2"} 1.0' in shown
+    assert 'e2eks_member_connected{member="r3"} 0.0' in shown
 
 
 async def test_without_a_majority_it_takes_nothing_and_says_how_old_its_answers_are(tmp_path: Path) -> None:
