@@ -49,12 +49,16 @@ class SeenSignatures:
     """Which key signed what in which epoch, from wherever it was seen. Any thread may call it."""
 
     def __init__(self, replicas: Mapping[bytes, bytes], verifiers: Mapping[bytes, bytes]) -> None:
-        self._replicas = replicas
+        self._replicas = dict(replicas)
         self._verifiers = verifiers
         self._heads: dict[int, set[bytes]] = defaultdict(set)
         self._made: dict[tuple[int, bytes], set[tuple[bytes, int, bytes]]] = defaultdict(set)
         self._lock = Lock()
         self.invalid: list[str] = []
+
+    def know_replica(self, key_id: bytes, public_key: bytes) -> None:
+        """A key that replicas sign with from some epoch on. BEFORE it signs."""
+        self._replicas[key_id] = public_key
 
     @property
     def newest(self) -> int:

@@ -25,6 +25,7 @@ from verifier.client.pins import MemoryPins
 from verifier.crypto.signatures import SigningKey
 from verifier.errors import NotRatified, Reason, Refused
 from verifier.lookup import LookupResult, Present
+from verifier.types import Realm
 
 T = TypeVar("T")
 
@@ -130,16 +131,20 @@ class Worker:
         self._load = load
         self._number = number
         self._pins = MemoryPins()
-        realm = load.realm.realm()
-        first = number % len(realm.addresses)  # where a device asks first
-        self._realm = replace(realm, addresses=realm.addresses[first:] + realm.addresses[:first])
+        self._known = load.realm.realm()
+
+    def _realm(self) -> Realm:
+        """The realm it has always known, where the replicas are today; each device begins at another one."""
+        addresses = self._load.realm.addresses
+        first = self._number % len(addresses)
+        return replace(self._known, addresses=addresses[first:] + addresses[:first])
 
     def work(self) -> None:
         """Register a user, change its keys a few times, take the next."""
         turn = 0
         while not self._load.stopped:
             turn += 1
-            name = f"{self._load.name}-{self._number}-{turn}@{self._realm.domains[0]}"
+            name = f"{self._load.name}-{self._number}-{turn}@{self._known.domains[0]}"
             key = SigningKey((self._number << 32 | turn).to_bytes(32, "big"))
             self._live(name, key)
 
@@ -163,14 +168,14 @@ class Worker:
     def _persist(self, ask: Callable[[Client], T]) -> T | None:
         """Ask until there is an answer, each time over a new connection; None once everything is over."""
         while True:
-            client, transport = connect(self._realm, pins=self._pins, timeout_s=CALL_S)
+            client, transport = connect(self._realm(), pins=self._pins, timeout_s=CALL_S)
             with transport:
                 try:
                     return ask(client)
                 except Unreachable:
                     pass
                 except NotRatified as error:
-                    if error.cause == "rollback" and len(self._realm.addresses) == 1:
+                    if error.cause == "rollback" and len(self._load.realm.replicas) == 1:
                         raise  # of several replicas, one may be behind while the others are away
                 except Refused as refused:
                     if refused.reason not in PASSING:
@@ -197,6 +202,8 @@ class Follower:
         while not self._load.stopped:
             self._read(len(self.steps) + 1)
             self._load.pause(PAUSE_S)
+        if self._replica not in self._load.realm.replicas:
+            return  # another took its place
         before, self.steps = self.steps, []
         self._read(1)
         assert self.steps[: len(before)] == before, "the verifier log was changed after it was shown"
@@ -217,7 +224,8 @@ class Follower:
 
 def check_promises(load: Load, promises: Sequence[Acknowledged]) -> None:
     """Every promise is proven at its own epoch, and nothing older is shown today."""
-    client, transport = connect(load.realm.realm())
+    realm = replace(load.realm.realm(), addresses=load.realm.addresses)
+    client, transport = connect(realm)
     with transport:
         newest: dict[str, int] = {}
         for promise in promises:

@@ -107,6 +107,11 @@ class RealmProcesses(Stage):
 
     # Doors
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the replicas' clients find them today."""
+        return tuple(f"{HOST}:{self.ports_of[name].public}" for name in self.replicas)
+
     def public(self, replica: str = REPLICA) -> Door:
         return Door(f"{HOST}:{self.ports_of[replica].public}", self._roots())
 

@@ -1,0 +1,52 @@
+"""What operators do to a running cluster, done under load: nobody is told anything wrong, nobody signs twice,
+and who had seen the realm before believes it afterwards.
+
+How long people waited for the next acknowledged update is printed.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from realm_processes.changes import renew_certificates, replace_replica, roll, roll_key
+from realm_processes.cluster import ClusterProcesses, cluster_under_load
+from realm_processes.crashes import Trial
+
+Drill = Callable[[Trial, ClusterProcesses, str], None]
+
+
+def rolling_restart(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """As for an upgrade."""
+    roll(trial, realm)
+
+
+def back_up(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """While it runs."""
+    file = realm.folder / f"{name}-{trial.seen.newest}.backup"
+    realm.ok("keyserver", "backup", "create", "-c", realm.config_of(name), file)
+    realm.ok("keyserver", "backup", "verify", file)
+
+
+def new_certificates(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """The links made anew show them: they are severed."""
+    renew_certificates(realm, name)
+    realm.links.sever()
+
+
+DRILLS: tuple[Drill, ...] = (rolling_restart, back_up, new_certificates, roll_key, replace_replica)
+
+
+@pytest.mark.slow
+def test_a_cluster_is_operated_under_load(
+    tmp_path: Path, rng: random.Random, count: Callable[[int], int]
+) -> None:
+    with cluster_under_load(tmp_path, rng) as (trial, realm):
+        for _ in range(count(1)):
+            for drill in rng.sample(DRILLS, len(DRILLS)):
+                name = rng.choice(realm.replicas)
+                print(f"{drill.__name__} {name}")
+                trial.load.longest_wait_s = 0.0
+                drill(trial, realm, name)
+                trial.wait_epoch()
+                print(f"nobody waited longer than {trial.load.longest_wait_s:.2f} s")

@@ -1,0 +1,134 @@
+"""A cluster that operators change while it runs, with their own commands: keys, replicas, certificates."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import astuple
+from datetime import UTC, datetime
+
+from keyserver import certificates
+from keyserver.demo.processes import free_port, wait_until
+from keyserver.demo.stage import HOST, listening
+from keyserver.plan import Ports
+from keyserver.setup import PEERS_CA, REALM_CA
+from realm_processes.cluster import ClusterProcesses
+from realm_processes.crashes import Trial, see_register
+from verifier.crypto.hashing import key_id
+
+
+def roll(trial: Trial, realm: ClusterProcesses, spared: str = "") -> None:
+    """Restart the replicas but one, one after the other, the leader last; each is waited for."""
+    leader = realm.wait_leader()
+    for name in (*realm.others(leader, spared), *({leader} - {spared})):
+        assert realm.processes.stop(name) == 0
+        see_register(realm, name, trial.seen)
+        realm.spawn(name)
+        realm.wait_ready(name)
+
+
+def put_key_in_place(
+    trial: Trial, realm: ClusterProcesses, old: str, old_key: bytes, new: str, public_key: str
+) -> None:
+    """Let a majority without `old` approve that the key of `new` takes the place of `old_key` (its id); wait
+    until it signs.
+    """
+    trial.seen.know_replica(key_id(bytes.fromhex(public_key)), bytes.fromhex(public_key))
+    asked, *others = realm.others(old)
+    config, file = realm.config_of(asked), realm.folder / f"change-to-{public_key[:8]}.json"
+    realm.ok("keyserver", "replicas", "replace", old_key.hex(), public_key, "-c", config, "--file", file)
+    for approver in (asked, others[0], new):
+        realm.ok("keyserver", "replicas", "approve", file, "-c", realm.config_of(approver))
+    accepted = realm.ok("keyserver", "replicas", "submit", file, "-c", config)
+    wait_until(lambda: realm.newest_signed(new) > accepted["epoch"], f"{new} to sign under its new key")
+
+
+def roll_key(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """Give a replica a new head key."""
+    assert realm.processes.stop(name) == 0
+    see_register(realm, name, trial.seen)
+    old_key = realm.key_id_of(name)
+    made = realm.ok("keyserver", "keys", "rekey", "--retire-healthy-key", "-c", realm.config_of(name))
+    realm.spawn(name)
+    wait_until(lambda: bool(realm.standing(name)), f"{name} with its new key")
+    put_key_in_place(trial, realm, name, old_key, name, made["public_key"])
+
+
+def replace_replica(trial: Trial, realm: ClusterProcesses, old: str) -> None:
+    """Put a new replica, with a name, a folder and a key that never were, in the place of another."""
+    new = f"r{max(int(name[1:]) for name in realm.ports_of) + 1}"
+    public_key = add_member(trial, realm, new)
+    put_key_in_place(trial, realm, old, realm.key_id_of(old), new, public_key)
+    for name in realm.others(old):
+        succeed(realm, "drop", old, "-c", realm.config_of(name))
+    roll(trial, realm, spared=old)  # which is part of the majority of who does not know yet that it left
+    assert realm.processes.stop(old) == 0
+    see_register(realm, old, trial.seen)
+    realm.replicas = realm.others(old)
+    tell_verifiers(realm)
+
+
+def add_member(trial: Trial, realm: ClusterProcesses, new: str) -> str:
+    """Let a new replica take part in replication, and wait until it has the log; its public key."""
+    ports = realm.ports_of[new] = free_ports()
+    first = realm.config_of(realm.replicas[0])
+    made = realm.ok(
+        "keyserver", "replicas", "new", f"{new}={HOST}", "--ca", realm.folder / "ca",
+        "--port-base", ports.public, "-c", first,
+    )  # fmt: skip
+    places = ("--peers", made["peers"], "--replication", made["replication"])
+    for name in realm.replicas:
+        succeed(realm, "enlist", new, *places, "-c", realm.config_of(name))
+    present, realm.replicas = realm.replicas[0], (*realm.replicas, new)
+    realm.spawn(new)  # BEFORE the others count it: they need it for a majority while one of them restarts
+    roll(trial, realm, spared=new)
+    wanted = realm.standing(present)["applied_index"]
+    wait_until(lambda: realm.standing(new).get("applied_index", 0) >= wanted, f"{new} to have the log")
+    tell_verifiers(realm)
+    public_key: str = made["public_key"]
+    return public_key
+
+
+def succeed(realm: ClusterProcesses, *arguments: object) -> None:
+    done = realm.run("keyserver", "replicas", *map(str, arguments))
+    assert done.returncode == 0, done.stderr
+
+
+def tell_verifiers(realm: ClusterProcesses) -> None:
+    """Let the verifiers follow the replicas of today."""
+    for name in realm.verifiers:
+        config = realm.verifier(name) / "verifier.toml"
+        text = config.read_text()
+        for key in ("verification", "push"):
+            places = ", ".join(f'"{HOST}:{getattr(realm.ports_of[r], key)}"' for r in realm.replicas)
+            text = re.sub(rf"^{key} = \[.*\]", f"{key} = [{places}]", text, flags=re.MULTILINE)
+        config.write_text(text)
+        assert realm.processes.stop(name) == 0
+        realm.start_verifier(name)
+
+
+def free_ports() -> Ports:
+    """Of a replica whose ports follow each other."""
+    while True:
+        ports = Ports.from_base(free_port())
+        if not any(map(listening, astuple(ports))):
+            return ports
+
+
+def renew_certificates(realm: ClusterProcesses, name: str) -> None:
+    """Give a running replica a new pair for its clients and another for its links."""
+    folder, ca, now = realm.folder_of(name), realm.folder / "ca", datetime.now(UTC)
+    authorities = [
+        certificates.load_authority((ca / f"{kind}.pem").read_bytes(), (ca / f"{kind}.key").read_bytes())
+        for kind in (REALM_CA, PEERS_CA)
+    ]
+    made = {
+        "tls": certificates.issue_replica(authorities[0], name, [HOST, "localhost"], now),
+        "tls/peer": certificates.issue_peer(authorities[1], name, now),
+    }
+    for file, pair in made.items():
+        (folder / f"{file}.pem").write_bytes(pair.certificate_pem())
+        (folder / f"{file}.key").write_bytes(pair.key_pem())
+    before = realm.log_of(name).count("certificates renewed")
+    realm.processes.running[name].send_signal(signal.SIGHUP)
+    wait_until(lambda: realm.log_of(name).count("certificates renewed") > before, f"{name} to renew")
