@@ -79,23 +79,38 @@ def verify(source: Path, realm_file: Path | None, output: str) -> None:
 @backup.command(epilog=examples("keyserver backup restore r1.e2eks -c replicas/r1/keyserver.toml"))
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @config_option
+@path_option(
+    "--break-history", "notice", metavar="NOTICE", help="Every replica is lost; say so in this file."
+)
 @output_option
-def restore(source: Path, config_file: Path, output: str) -> None:
+def restore(source: Path, config_file: Path, notice: Path | None, output: str) -> None:
     """Put the rows of FILE into the empty data directory of a configuration.
 
     The restored replica answers lookups but signs nothing: what was signed after the backup is not in it.
-    Give it a new key.
+    A lone replica needs a new key then. One replica of a cluster is replaced, not restored; where all are
+    lost, put the same FILE back on every host, each signing the same NOTICE, and publish that.
     """
     import time
 
+    from keyserver import history_break
     from keyserver.backup_restore import restore as put_back
     from keyserver.config import load_config
 
     config = load_config(config_file)
-    manifest = put_back(source, config, time.time_ns() // 1_000_000)
+    history_break.require_explicit(config, notice)
+    now_ms = time.time_ns() // 1_000_000
+    manifest = put_back(source, config, now_ms)
     click.echo(f"✓ {config.data} holds the replica as of log entry {manifest.applied_index}", err=True)
     click.echo("  it is in quarantine: it may have signed later epochs, which this backup does not", err=True)
-    click.echo(f"  know. Next: keyserver keys rekey -c {config_file}, then serve", err=True)
+    if notice is None:
+        click.echo(f"  know. Next: keyserver keys rekey -c {config_file}, then serve", err=True)
+    else:
+        ended = history_break.history_end(config, manifest.applied_index, manifest.state_digest)
+        history_break.sign_notice(notice, config, ended, now_ms)
+        click.echo(f"  know. The realm's history ends with epoch {ended.epoch}", err=True)
+        click.echo(
+            f"✓ {notice} says so. Next: the other hosts, with the same two files; publish it", err=True
+        )
     record = {
         "schema": "e2eks.backup-restored/1",
         "data": str(config.data),
