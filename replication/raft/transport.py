@@ -33,10 +33,15 @@ ALIVE_S = 1.0  # a sign of life after so long without a frame
 SILENCE_S = 4.0  # a link without any is broken; short enough to be made anew well before an operator looks
 SEND_S = 10.0  # for CHUNK_BYTES: 25 kB/s is no link
 CHUNK_BYTES = 256 * 1024
+READ_BYTES = 16 * 1024  # one TLS record
+# One task looks after all links, so often: timers of their own would cost more than what passes on them.
+LOOK_S = 0.5
 OUTBOX_BYTES_MAX = 4 * FRAME_BYTES_MAX
 # Between attempts to dial, doubling from the first to the last, then spread over half to all of it.
 PAUSE_FIRST_S = 0.05
 PAUSE_LAST_S = 1.0
+
+NEVER = -inf
 
 # What ends a link and is nobody's fault here.
 BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
@@ -94,10 +99,9 @@ class Transport:
         self._chance = chance
         self._ends = ends
         self._addresses = dict(addresses)
-        self._outboxes = {name: _Outbox() for name in addresses}
-        self._inbound: dict[str, trio.CancelScope] = {}
+        self._outboxes = {name: _Outbox(clock) for name in addresses}
+        self._inboxes: dict[str, _Inbox] = {}
         self._handshakes: dict[trio.CancelScope, None] = {}  # the oldest first
-        self._heard_at: dict[str, float] = {}
         self._problems: dict[str, str] = {}
 
     async def run(self, listeners: Collection[trio.SocketListener]) -> None:
@@ -105,6 +109,7 @@ class Transport:
         async with trio.open_nursery() as nursery:
             for name, address in self._addresses.items():
                 nursery.start_soon(self._dial_for_ever, name, address)
+            nursery.start_soon(self._look_after_links)
             if listeners:
                 await trio.serve_listeners(self._accept, list(listeners))
 
@@ -127,12 +132,24 @@ class Transport:
 
     def heard_s(self, member: str) -> float | None:
         """Return the seconds since the last byte from this member, None if there was none. Never raises."""
-        at = self._heard_at.get(member)
-        return None if at is None else max(0.0, self._clock() - at)
+        inbox = self._inboxes.get(member)
+        at = max(self._outboxes[member].heard_at, inbox.heard_at if inbox is not None else NEVER)
+        return None if at == NEVER else max(0.0, self._clock() - at)
 
     def problem(self, member: str) -> str:
         """Return why the last attempt to reach this member failed; "" while it is reached. Never raises."""
         return self._problems.get(member, "")
+
+    async def _look_after_links(self) -> None:
+        """End links that are silent or stuck, and let those that have nothing to say give a sign of life."""
+        while True:
+            await trio.sleep(LOOK_S)
+            now = self._clock()
+            for inbox in self._inboxes.values():
+                if now - inbox.heard_at > SILENCE_S:
+                    inbox.scope.cancel()
+            for outbox in self._outboxes.values():
+                outbox.look(now)
 
     # --- the end that accepts ---
 
@@ -160,31 +177,22 @@ class Transport:
             self._ends.refused(_address_of(stream), _reason(error))
             return
         self._handshakes.pop(scope, None)
-        if (older := self._inbound.get(member)) is not None:
-            older.cancel()
-        self._inbound[member] = scope
+        if (older := self._inboxes.get(member)) is not None:
+            older.scope.cancel()
+        inbox = self._inboxes[member] = _Inbox(scope, self._clock())
         try:
-            await self._read(member, secured, scope)
+            await self._read(member, secured, inbox)
         except FrameRefused as error:
             self._ends.refused(_address_of(stream), str(error))
         except BROKEN:
             pass  # it dials again
-        finally:
-            if self._inbound.get(member) is scope:
-                del self._inbound[member]
 
-    async def _read(
-        self, member: str, secured: trio.SSLStream[trio.SocketStream], scope: trio.CancelScope
-    ) -> None:
+    async def _read(self, member: str, secured: trio.SSLStream[trio.SocketStream], inbox: _Inbox) -> None:
         reader = FrameReader()
-        while True:
-            with trio.fail_after(SILENCE_S):
-                data = await secured.receive_some(CHUNK_BYTES)
-            if not data:
-                return
-            self._heard_at[member] = self._clock()
+        while data := await secured.receive_some(READ_BYTES):
+            inbox.heard_at = self._clock()
             for content in reader.feed(data):
-                if scope.cancel_called:  # a newer link of this member took over meanwhile
+                if inbox.scope.cancel_called:  # a newer link of this member took over meanwhile
                     return
                 if content:
                     await self._ends.received(member, content)
@@ -219,6 +227,8 @@ class Transport:
                 handshake.deadline = inf
                 with trio.CancelScope() as link:
                     await self._keep_up(member, secured, link)
+                if link.cancelled_caught:
+                    raise Stranger("silent, or too far behind")
 
     async def _keep_up(
         self, member: str, secured: trio.SSLStream[trio.SocketStream], link: trio.CancelScope
@@ -229,38 +239,44 @@ class Transport:
         self._ends.connected(member)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen_for_life, member, secured)
+                nursery.start_soon(_listen_for_life, secured, outbox)
                 while True:
-                    await _send_chunk(secured, await outbox.take())
+                    await _send(secured, await outbox.take(), outbox)
         except* BROKEN:
             pass
         finally:
             outbox.close()
             self._ends.disconnected(member)
 
-    async def _listen_for_life(self, member: str, secured: trio.SSLStream[trio.SocketStream]) -> None:
-        while True:
-            with trio.fail_after(SILENCE_S):
-                data = await secured.receive_some(CHUNK_BYTES)
-            if not data or data.strip(b"\0"):
-                raise trio.BrokenResourceError("the other end hung up")
-            self._heard_at[member] = self._clock()
+
+@dataclass(slots=True)
+class _Inbox:
+    """The link on which a member sends, and when it last did; kept when the link has ended."""
+
+    scope: trio.CancelScope
+    heard_at: float
 
 
 class _Outbox:
     """Frames on their way to one member: they wait here only while there is a link."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.link: trio.CancelScope | None = None
+        self.heard_at = NEVER  # when the other end last gave a sign of life
+        self._clock = clock
+        self._sent_at = NEVER
+        self._sending_since: float | None = None
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._filled = trio.Event()
 
     def open(self, link: trio.CancelScope) -> None:
         self.link = link
+        self.heard_at = self._sent_at = self._clock()
 
     def close(self) -> None:
         self.link = None
+        self._sending_since = None
         self._frames.clear()
         self._bytes = 0
 
@@ -275,14 +291,32 @@ class _Outbox:
         self._bytes += len(frame)
         self._filled.set()
 
+    def hear(self) -> None:
+        self.heard_at = self._clock()
+
+    def begin_sending(self) -> None:
+        self._sending_since = self._clock()
+
+    def end_sending(self) -> None:
+        self._sending_since = None
+        self._sent_at = self._clock()
+
+    def look(self, now: float) -> None:
+        """Cut the link if it is silent or stuck; let it give a sign of life if it is idle."""
+        if self.link is None:
+            return
+        stuck = self._sending_since is not None and now - self._sending_since > SEND_S
+        if stuck or now - self.heard_at > SILENCE_S:
+            self.link.cancel()
+            self.close()
+        elif self._sending_since is None and now - self._sent_at >= ALIVE_S:
+            self.put(ALIVE)
+
     async def take(self) -> bytes:
-        """Wait for frames and return some in one piece; a sign of life if there is none in time."""
+        """Wait for frames and return some in one piece."""
         if not self._frames:
             self._filled = trio.Event()
-            with trio.move_on_after(ALIVE_S):
-                await self._filled.wait()
-        if not self._frames:
-            return ALIVE
+            await self._filled.wait()
         taken: list[bytes] = []
         size = 0
         while self._frames and size < CHUNK_BYTES:
@@ -297,11 +331,20 @@ async def _identify(secured: trio.SSLStream[trio.SocketStream], members: Collect
     return member_at_the_other_end(secured.getpeercert(), secured.selected_alpn_protocol(), members)
 
 
-async def _send_chunk(secured: trio.SSLStream[trio.SocketStream], data: bytes) -> None:
-    """Send everything, with a deadline for each part: a slow link may be slow, not still."""
+async def _send(secured: trio.SSLStream[trio.SocketStream], data: bytes, outbox: _Outbox) -> None:
+    """Send everything; each part is timed by itself, since a slow link may be slow, not still."""
     for start in range(0, len(data), CHUNK_BYTES):
-        with trio.fail_after(SEND_S):
-            await secured.send_all(data[start : start + CHUNK_BYTES])
+        outbox.begin_sending()
+        await secured.send_all(data[start : start + CHUNK_BYTES])
+        outbox.end_sending()
+
+
+async def _listen_for_life(secured: trio.SSLStream[trio.SocketStream], outbox: _Outbox) -> None:
+    while data := await secured.receive_some(READ_BYTES):
+        if data.strip(b"\0"):
+            break
+        outbox.hear()
+    raise trio.BrokenResourceError("the other end hung up")
 
 
 def _address_of(stream: trio.SocketStream) -> str:

@@ -69,6 +69,7 @@ async def test_a_member_that_ended_is_found_again(tmp_path: Path) -> None:
 
 async def test_a_link_without_signs_of_life_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(transport_module, "LOOK_S", 0.05)
     async with (
         stations(tmp_path, "r1", "r2") as (authority, (r1, _)),
         dial(r1.address, read_contexts(authority.member("r2"))) as mute,
@@ -81,6 +82,7 @@ async def test_a_dialled_end_without_signs_of_life_is_dialled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(transport_module, "LOOK_S", 0.05)
     async with stations(tmp_path, "r1") as (authority, _):
         mute = read_contexts(authority.member("r2")).accepting
         welcomed = 0
