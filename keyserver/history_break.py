@@ -64,8 +64,9 @@ def require_explicit(config: Config, notice: Path | None) -> None:
     if config.cluster is not None and notice is None:
         raise ConfigError(
             "one replica of a cluster is not restored: a disk that forgot what it acknowledged must not "
-            "speak under the old name. Replace it: keyserver replicas new. If EVERY replica is lost, the history "
-            "of the realm ends with the backup: say so with --break-history NOTICE. Nothing was changed"
+            "speak under the old name. Replace it: keyserver replicas new. If EVERY replica is lost, the "
+            "history of the realm ends with the backup: say so with --break-history NOTICE. Nothing was "
+            "changed"
         )
 
 
