@@ -114,7 +114,7 @@ def test_a_registration_is_verified_by_others_too_and_one_of_them_may_be_gone(re
 
 
 @pytest.mark.slow
-def test_another_head_is_kept_as_evidence_and_stops_nobody_while_the_others_agree(
+def test_another_head_is_kept_and_stops_nobody_if_the_others_agree(
     realm: RealmProcesses,
 ) -> None:
     """The head key of r2 signs another head of an epoch and shows it to r1."""
