@@ -8,11 +8,13 @@ is found by starting again. Nothing is recovered: the rows say what is owed, and
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -199,6 +201,7 @@ async def run_replica(
         )
         folders = (config.data, config.sign_once_register.parent)
         watermark = Watermark(folders, config.storage.min_free_bytes, ballast)
+        parts.status.disk = partial(_disk, folders, config.storage.min_free_bytes)
         async with trio.open_nursery() as nursery:
             wake = parts.replica.applied.wake
             await nursery.start(free_space.watch, watermark, parts.proposer, parts.metrics, wake)
@@ -214,6 +217,15 @@ async def run_replica(
                     nursery.start_soon(counter.clear_when_steady)
             ports = await nursery.start(doors.serve)
             task_status.started(Running(parts, doors, ports, lines))
+
+
+def _disk(folders: Sequence[Path], min_free_bytes: int) -> dict[str, int]:
+    """What is left where there is least; nothing once a folder is gone, which ends the process anyway."""
+    try:
+        free = min(shutil.disk_usage(folder).free for folder in folders)
+    except OSError:
+        return {}
+    return {"free_bytes": free, "min_free_bytes": min_free_bytes}
 
 
 def _turned_away(address: str, reason: str) -> None:

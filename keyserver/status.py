@@ -17,7 +17,7 @@ from keyserver.signer import Signer
 from keyserver.tls_files import DAY_MS
 from replication.interface import ReplicatedLog
 from verifier.realm import fingerprint
-from verifier.types import QuorumExpr
+from verifier.types import QuorumExpr, Verifier
 
 SCHEMA = "e2eks.status/1"
 
@@ -57,6 +57,7 @@ class Status:
         self._fingerprint = fingerprint(replica.machine.realm)
         self.listening: Mapping[str, int] = {}  # listener -> port, once bound
         self.certificates_ms: Mapping[str, int] = {}  # holder -> when its TLS certificate ends
+        self.disk: Callable[[], dict[str, int]] = dict  # bytes: what is left, and what is kept free
         self.stopping = False
         self.diagnostic = ""  # why this replica takes part in nothing
 
@@ -123,6 +124,7 @@ class Status:
             "verifier_log_size": state.verifier_log_size,
             "waiting_updates": len(replica.waiters),
             "peers": self._peers(),
+            "disk": self.disk(),
             "uptime_s": round(self._seconds() - self._started, 1),
             "listening": dict(self.listening),
             "certificates": {
@@ -169,12 +171,16 @@ class Status:
             "issue_time_ms": head.issue_time_ms,
             "log_index": known_head_row(replica.store, epoch).log_index,
             "replicas": sorted(key_id.hex() for key_id in views.replica_signers(replica.store, epoch)),
-            "verifiers": [
-                {
-                    "name": verifier.name,
-                    "key_id": verifier.key_id.hex(),
-                    "ratified_epoch": published.newest(QuorumExpr(1, (verifier.key_id,)), not_before_ms) or 0,
-                }
-                for verifier in realm.verifiers
-            ],
+            "verifiers": [self._verifier(verifier, epoch, not_before_ms) for verifier in realm.verifiers],
+        }
+
+    def _verifier(self, verifier: Verifier, epoch: int, not_before_ms: int) -> dict[str, Any]:
+        """How far one verifier is; `lag` in epochs."""
+        quorum = QuorumExpr(1, (verifier.key_id,))
+        ratified = self._replica.published.newest(quorum, not_before_ms) or 0
+        return {
+            "name": verifier.name,
+            "key_id": verifier.key_id.hex(),
+            "ratified_epoch": ratified,
+            "lag": epoch - ratified,
         }
