@@ -68,6 +68,7 @@ class Endorser:
         self._signer = signer
         self._clock = clock
         self._lines = tuple(lines)
+        self.doubted = ""  # why this replica's clock may not judge a proof, or ""
         self._asked = 0  # registrations so far: the others take turns at being asked first
 
     @property
@@ -77,6 +78,8 @@ class Endorser:
 
     def endorse(self, asked: requests.Update, private: Private) -> Endorsed:
         """This replica's own word. The index must have been compared. Raises Refused, Quarantined."""
+        if self.doubted:
+            raise Refused(Reason.NOT_READY, self.doubted)
         entry, now_ms = asked.update.entry, self._clock()
         proof_id = self._gate.verify(
             asked.proof,
@@ -160,6 +163,8 @@ class Endorser:
         )
         if public_key is None or not signatures.verify(public_key, signed, message.signature):
             raise Malformed("its signature is not that of a replica of this epoch")
+        if message.not_after_ms < self._clock():
+            raise Malformed("it has ended already: one of two clocks is wrong")
         return Endorsement(message.key_id, message.not_after_ms, message.signature)
 
 

@@ -22,6 +22,7 @@ from keyserver.peer_lines import PeerLine, Unreached
 from keyserver.proposer import Clock, Proposer
 from keyserver.replica import Replica
 from keyserver.signer import Quarantined, Signer
+from verifier import limits
 from verifier.errors import Malformed, Reason, Refused
 
 SHOW, STATUS = "ShowHead", "Status"
@@ -125,6 +126,9 @@ class Peers:
             before = self._standing.get(line.name)
             standing = await self._visit(line)
             self._standing[line.name] = standing
+            self._endorser.doubted = doubt(
+                [found.clock_ahead_ms for found in self._standing.values()], len(self._lines) + 1
+            )
             if (before.problem if before else "") != standing.problem:
                 self._log.warning("peer", name=line.name, problem=standing.problem)
             with trio.move_on_after(VISIT_EVERY_S):
@@ -167,6 +171,15 @@ class Peers:
         now_s = trio.current_time()
         make = partial(_record, now_s, self._exchange.differences)
         return [make(name, standing) for name, standing in sorted(self._standing.items())]
+
+
+def doubt(others_ahead_ms: Collection[int], members: int) -> str:
+    """Why this replica's clock is not to be trusted: more than half of the members' are far from it."""
+    apart = [ahead for ahead in others_ahead_ms if abs(ahead) > limits.DELIMITER_DRIFT_MS]
+    if len(apart) <= members // 2:
+        return ""
+    off_s = min(apart, key=abs) / 1000
+    return f"this replica's clock is not that of the others: {off_s:+.0f} s would correct it"
 
 
 def _record(now_s: float, differences: dict[str, int], name: str, standing: Standing) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from keyserver.admission.gate import Gate
 from keyserver.endorsing import Endorser, decode_endorse, encode_endorsed, private_of
 from keyserver.machine.commands import endorsement_message
 from keyserver.peer_lines import Unreached
+from keyserver.peers import doubt
 from keyserver.signer import Signer
 from keyserver.testing import OPEN, Person, small_realm
+from verifier import limits
 from verifier.crypto import hashing, signatures
 from verifier.errors import Malformed, Reason, Refused
 from verifier.signonce import SignOnceRegister
@@ -53,8 +55,8 @@ def request() -> bytes:
     return Person.named("alice", SMALL).update({"ssh": b"1"})
 
 
-def peer(own: Signer) -> Answer:
-    endorser = Endorser(SMALL.realm, Gate(OPEN, SMALL.realm), own, lambda: 1_000)
+def peer(own: Signer, now_ms: int = 1_000) -> Answer:
+    endorser = Endorser(SMALL.realm, Gate(OPEN, SMALL.realm), own, lambda: now_ms)
     return lambda data: encode_endorsed(endorser.endorse(*decode_endorse(data, SMALL.realm)))
 
 
@@ -114,6 +116,45 @@ async def test_one_replica_asked_twice_counts_once(
     one = peer(signer(tmp_path, 1))
     with pytest.raises(Refused, match="2 of 3"):
         await gathered(tmp_path, 3, one, one)
+
+
+async def test_an_endorsement_that_has_ended_already_does_not_count(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    slow = peer(signer(tmp_path, 1), now_ms=1_000 - limits.ENDORSEMENT_MS - 1)
+    made, _ = await gathered(tmp_path / "a", 2, slow, peer(signer(tmp_path, 2)))
+    assert all(endorsement.not_after_ms >= 1_000 for endorsement in made)
+    with pytest.raises(Refused, match="one of two clocks is wrong"):
+        await gathered(tmp_path / "b", 2, slow)
+
+
+@pytest.mark.parametrize(
+    ("others_ahead_ms", "members", "doubted"),
+    [
+        ([86_400_000, 86_401_000], 3, True),
+        ([-20_000, -20_000], 3, True),
+        ([86_400_000, 9_000], 3, False),
+        ([86_400_000], 3, False),
+        ([20_000, 20_000, 0, 0], 5, False),
+        ([20_000, 20_000, 20_000, 0], 5, True),
+        ([], 1, False),
+    ],
+)
+def test_a_clock_is_doubted_that_more_than_half_of_the_members_contradict(
+    tmp_path: Path, others_ahead_ms: list[int], members: int, doubted: bool
+) -> None:
+    own = signer(tmp_path, 1)
+    endorser = Endorser(SMALL.realm, Gate(OPEN, SMALL.realm), own, lambda: 1_000)
+    endorser.doubted = doubt(others_ahead_ms, members)
+    assert bool(endorser.doubted) is doubted
+    if doubted:
+        with pytest.raises(Refused) as refused:
+            asked = peers_pb2.EndorseRequest(update_request=request(), salt=SALT).SerializeToString()
+            endorser.endorse(*decode_endorse(asked, SMALL.realm))
+        assert refused.value.reason is Reason.NOT_READY
+    own.close()
 
 
 def refuse(_: bytes) -> bytes:
