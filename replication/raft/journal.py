@@ -13,10 +13,9 @@ from contextlib import suppress
 
 from kv.interface import StorageError, Store
 from kv.keys import u64
-from replication.chain import FIRST_LINK, next_link
+from replication.chain import next_link
 from replication.raft.messages import EACH_BYTES, NO_OP, Entry
 from replication.raft.rows import (
-    FIRST_INDEX,
     Places,
     RaftTables,
     check_rows,
@@ -272,8 +271,6 @@ class Journal:
         self._application = self._places.application(self.last)
 
     def _link_at(self, index: int) -> bytes:
-        if index < FIRST_INDEX:
-            return FIRST_LINK
         staged = self._staged.get(entry_key(index))
         row = read_row(self._store, index) if staged is None else decode_row(index, staged)
         return row.link

@@ -195,7 +195,7 @@ class Proposals:
             return
         self._forwarded_bytes -= forwarded.size
         if reply["count"] != len(forwarded.tokens):
-            self._settle_all(forwarded.tokens, Outcome.REFUSED)
+            self._settle_all(forwarded.tokens, Outcome.UNKNOWN if reply["count"] else Outcome.REFUSED)
             return
         for index, token in enumerate(forwarded.tokens, reply["log_idx"]):
             if index <= self._examined:

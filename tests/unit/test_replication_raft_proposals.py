@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from raft_members import Cluster, outcomes
 
 from replication.raft import proposals
@@ -158,6 +159,43 @@ def test_a_reply_to_somebody_elses_request_is_none(rng: random.Random) -> None:
     cluster.turn(follower)
     cluster.run(1.0)
     assert token not in cluster.settled
+
+
+def test_a_full_leader_refuses_what_others_pass_on(
+    rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    monkeypatch.setattr(proposals, "UNCOMMITTED_BYTES_MAX", 10)
+    assert settle(cluster, cluster.propose(others(cluster, leader)[0], b"x")) == [Outcome.REFUSED]
+    monkeypatch.undo()
+    assert settle(cluster, cluster.propose(others(cluster, leader)[0], b"y")) == [Outcome.COMMITTED]
+    assert cluster.agree() == [b"y"]
+
+
+@pytest.mark.parametrize(
+    ("log_idx", "count", "outcome"),
+    [(3, 1, Outcome.COMMITTED), (1, 1, Outcome.REFUSED), (3, 2, Outcome.UNKNOWN), (3, 0, Outcome.REFUSED)],
+)
+def test_a_reply_may_come_after_the_commit(
+    log_idx: int, count: int, outcome: Outcome, rng: random.Random
+) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower = others(cluster, leader)[0]
+    replies: list[Message] = []
+
+    def keep(sender: str, receiver: str, message: Message) -> bool:
+        replies.extend([message] if message["type"] == "proposed" else [])
+        return message["type"] != "proposed"
+
+    cluster.keep = keep
+    tokens = cluster.propose(follower, b"x")
+    cluster.run(1.0, lambda: cluster.nodes[follower].log() == [b"x"])
+    late = Received(leader, {**replies[0], "log_idx": log_idx, "count": count})
+    cluster.nodes[follower].inbox += [late, late]
+    cluster.turn(follower)
+    assert outcomes(cluster, tokens) == [outcome]
 
 
 def test_requests_are_cut_to_size(rng: random.Random) -> None:
