@@ -169,7 +169,7 @@ class Exchange:
         why = next((self._words(key_id, found) for key_id, found in self._open()), "")
         if why:
             self._proposer.hold(HOLD, why)
-        else:
+        elif self._proposer.holds(HOLD):
             self._proposer.release(HOLD)
             self._replica.applied.wake()
 
