@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from keyserver.config import load_config
 from keyserver.demo import forge, people
+from keyserver.demo.liar import show_to_others
 from keyserver.demo.processes import DemoFailed, wait_until
 from keyserver.demo.stage import REALM, REPLICA, Stage, parse_json
+from keyserver.quarantine import evidence_folder
 from verifier.files import read_secret
 from verifier.proof_encoding import decode_lookup_proof
 from verifier.realm import fingerprint
 
-ALICE, BOB, CAROL, NOBODY = (f"{name}@example.test" for name in ("alice", "bob", "carol", "nobody"))
+ALICE, BOB, CAROL, DAVE, NOBODY = (
+    f"{name}@example.test" for name in ("alice", "bob", "carol", "dave", "nobody")
+)
 VERIFIED, UNVERIFIED, ABSENT, NOT_RATIFIED, FORK = 0, 3, 4, 7, 8  # exit codes of the client
 WRITERS = tuple(f"writer-{n}@example.test" for n in (1, 2, 3))
 SIGNS_FRESH_MS = 1_000
@@ -155,8 +160,19 @@ def absent(story: Story) -> None:
 
 
 def lone_liar(story: Story) -> None:
-    """The last replica alone; all verifiers lie with it, and that is not enough."""
-    _lie(story, "one-signer", story.stage.replicas[-1:], NOT_RATIFIED)
+    """The last replica alone. A client that it lies to, all verifiers with it, misses a majority; replicas
+    that it shows its head to keep it as evidence and go on.
+    """
+    stage, liar = story.stage, story.stage.replicas[-1]
+    _lie(story, "one-signer", (liar,), NOT_RATIFIED)
+    forged = decode_lookup_proof((stage.proofs / "one-signer.bin").read_bytes()).head.head
+    story.say(f"{liar} shows its head of epoch {forged.epoch} to the other replicas")
+    show_to_others(load_config(stage.config_of(liar)), forged.encoded)
+    for name in stage.replicas[:-1]:
+        kept = evidence_folder(load_config(stage.config_of(name)))
+        wait_until(lambda: any(kept.glob("*.json")), f"{name} keeps no evidence")  # noqa: B023 - now
+        story.say(f"    {name} keeps {next(kept.glob('*.json'))}")
+    register(DAVE)(story)
 
 
 def fork(story: Story) -> None:
@@ -185,7 +201,11 @@ _KILL = Step("kill", "The replica is killed and started again; nothing acknowled
 _KILL_LEADER = Step(
     "kill-leader", "The leader is killed in the middle of writes; the others go on", kill_leader
 )
-_LONE_LIAR = Step("one-signer", "One replica signs another head: a majority is missing, refused", lone_liar)
+_LONE_LIAR = Step(
+    "one-signer",
+    "One replica signs another head: clients and replicas refuse it, the realm goes on",
+    lone_liar,
+)
 _BEGINNING = (
     Step("set-up", "A realm: keys and certificates for its replicas and verifiers", set_up),
     Step("start", "Their processes, on loopback, TLS everywhere", start),

@@ -86,7 +86,7 @@ def e2eks(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_result_is_one_object_of_the_promised_form(demo: Demo) -> None:
     assert demo.result["schema"] == "e2eks.demo/1"
-    assert demo.result["ok"] is True
+    assert demo.result["ok"] is True, demo.result["steps"][-1]
     assert len(demo.result["steps"]) >= 13
     assert "kill-leader" in [step["name"] for step in demo.result["steps"]]
     for step in demo.result["steps"]:
@@ -136,6 +136,21 @@ def test_the_kept_folder_holds_the_realm_and_everybody_in_it(demo: Demo) -> None
     secrets = [p for p in demo.folder.rglob("*.key") if p.is_file()]
     assert len(secrets) >= 14
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in secrets)
+
+
+def test_replicas_that_were_shown_another_head_keep_it_as_evidence(demo: Demo) -> None:
+    kept = {
+        name: list((demo.folder / "replicas" / name).rglob("heads-differ-*.json")) for name in ("r1", "r2")
+    }
+    assert all(kept.values())
+    done = subprocess.run(
+        [
+            sys.executable, "-I", "-m", "verifier.daemon", "evidence", "verify", str(kept["r1"][0]),
+            "--realm-file", str(demo.folder / "realm.json"),
+        ],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert "testimony" in (done.stdout + done.stderr).lower()
 
 
 def test_no_process_of_it_logged_an_exception_or_a_name(demo: Demo) -> None:
