@@ -15,7 +15,7 @@ from e2eks.etcd import api_pb2 as api
 from kv.interface import StorageError
 from replication.etcd.client import Compacted, EtcdClient, EtcdError
 from replication.etcd.copy import LogCopy
-from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, get, only, put, unchanged
+from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, put, unchanged
 from replication.etcd.space import Advice, advise
 from replication.etcd.view import Surveyed, Timing, View
 
@@ -49,7 +49,7 @@ class Keeper:
         self._lease = 0
         self._held = False
         self._reported = Report()
-        self._last: dict[str, float] = {}  # when each duty was done
+        self._last = {"trim": view.clock()}  # when each duty was done; what is not named is due at once
         self._logger = structlog.get_logger("etcd")
 
     def wake(self) -> None:
@@ -93,19 +93,15 @@ class Keeper:
 
     def _holds(self) -> bool:
         """Take the lead if it is free; tell whether it is ours."""
-        key, own = self._keys.leader, self._view.member
-        answer = self._client.txn(
-            api.TxnRequest(
-                compare=[unchanged(key, 0)],
-                success=[put(key, own.encode(), self._lease)],
-                failure=[get(key)],
-            )
-        )
-        if answer.succeeded:
+        key = self._keys.leader
+        holders = self._client.range(api.RangeRequest(key=key)).kvs  # a reading costs etcd's disk nothing
+        if holders:
+            return holders[0].lease == self._lease
+        name = put(key, self._view.member.encode(), self._lease)
+        taken = self._client.txn(api.TxnRequest(compare=[unchanged(key, 0)], success=[name])).succeeded
+        if taken:
             self._logger.info("this replica leads")
-            return True
-        holder = only(answer.responses[0])
-        return holder is not None and holder.lease == self._lease
+        return taken
 
     # What all have stored
 
@@ -176,7 +172,7 @@ class Keeper:
         self._view.arrived = 0
         members = [self._surveyed(endpoint) for endpoint in self._client.endpoints]
         raised: list[api.AlarmMember] = []
-        with contextlib.suppress(EtcdError):
+        if any(member.alarmed for member in members):
             raised = [alarm for alarm in self._client.alarms() if alarm.alarm == api.NOSPACE]
         advice = advise(members, no_space=bool(raised))
         self._view.full = advice.full
@@ -198,6 +194,7 @@ class Keeper:
             size=status.dbSize,
             size_in_use=status.dbSizeInUse,
             quota=status.dbSizeQuota or self._quota_bytes,
+            alarmed=bool(status.errors),
         )
 
     def _make_room(self, advice: Advice, alarms: Sequence[api.AlarmMember]) -> None:

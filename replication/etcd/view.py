@@ -33,6 +33,7 @@ class Surveyed:
     size: int = 0  # of its file: this is what the quota limits
     size_in_use: int = 0
     quota: int = 0
+    alarmed: bool = False  # some member has raised some alarm
 
 
 class View:

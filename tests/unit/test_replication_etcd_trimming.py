@@ -132,8 +132,9 @@ async def test_an_older_copy_takes_its_report_back(place: Place) -> None:
     slow = replace(QUICK, trim_s=0.5, trim_entries=10**9)
     with place.members.client() as client:
         async with place.running("r1", timing=NEVER_TRIM) as log:
-            async with place.running("r2", timing=NEVER_TRIM):
+            async with place.running("r2", timing=NEVER_TRIM) as other:
                 await propose_all(log, FIRST)
+                await take(other, 30)
             shutil.copytree(place.folder / "r2", place.folder / "older")
             async with place.running("r2", timing=NEVER_TRIM) as other:
                 await propose_all(log, SECOND)
@@ -141,6 +142,8 @@ async def test_an_older_copy_takes_its_report_back(place: Place) -> None:
                 await until(lambda: other._view.reports["r2"][0].index == 60)
             shutil.rmtree(place.folder / "r2")
             shutil.copytree(place.folder / "older", place.folder / "r2")
-        async with place.running("r2", timing=NEVER_TRIM) as other, place.running("r1", timing=slow):
-            assert await take(other, 60) == numbered([*FIRST, *SECOND])
-            await until(lambda: place.base(client).index == 60)
+        async with place.running("r2", timing=slow) as other:
+            await until(other._view.attached.is_set)
+            async with place.running("r1", timing=slow):
+                assert await take(other, 60) == numbered([*FIRST, *SECOND])
+                await until(lambda: place.base(client).index == 60)
