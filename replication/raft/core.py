@@ -171,7 +171,7 @@ class _JournalFace:
         self.add = journal.append
         self.setRaftCommitIndex = journal.set_commit
         self.setCurrentTerm = journal.set_vote
-        self.onOneSecondTimer = journal.stage_commit
+        self.onOneSecondTimer = journal.want_commit
 
     def __len__(self) -> int:
         return self._journal.last

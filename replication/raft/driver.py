@@ -62,11 +62,22 @@ class Driver:
         self._engine.take_over_commit()
         self._told_to = self._journal.committed_to
 
+    def waits_for_disk(self, inbox: Sequence[Event]) -> bool:
+        """Tell whether a turn with this inbox may wait for the disk; if not, it takes a moment.
+
+        So whoever calls turn() may spare a thread. It is no promise: a turn is as right either way.
+        """
+        if self._journal.commit_is_due or self._clock() >= self._engine.due_at():
+            return True
+        return not all(isinstance(event, Received) and self._engine.stages_nothing(event) for event in inbox)
+
     def turn(self, inbox: Sequence[Event]) -> Turn:
         """Take in what happened, make it durable, and say what to send. Blocks on the disk.
 
         Raises StorageError, and JournalConflict when a leader contradicts what was committed.
         """
+        if self._journal.commit_is_due:
+            self._journal.stage_commit()
         self._engine.begin(self._clock())
         for event in inbox:
             self._take(event)

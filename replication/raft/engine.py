@@ -10,7 +10,7 @@ from typing import Any
 
 from replication.raft import core
 from replication.raft.elections import LONG_AGO, Elections
-from replication.raft.events import Chance, PeerStanding, Timing
+from replication.raft.events import Chance, PeerStanding, Received, Timing
 from replication.raft.journal import Journal
 from replication.raft.messages import (
     APPLICATION,
@@ -67,6 +67,13 @@ class Engine(Elections):
         if handle is not None:
             handle(self, self._nodes[sender], message)
         return handle is not None
+
+    def stages_nothing(self, event: Received) -> bool:
+        """Tell whether a message surely leaves nothing to sync, and asks for nothing that is on the disk."""
+        message = event.message
+        if message["type"] == "append_entries":
+            return message["term"] == self.term and not message["entries"]
+        return message["type"] == "next_node_idx" and self._journal.is_in_memory(message["next_node_idx"])
 
     def connected(self, member: str) -> None:
         """Take in that messages to a member reach it from now on; what was on the way is lost."""

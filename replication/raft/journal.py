@@ -68,6 +68,7 @@ class Journal:
         self._durable = opened.last  # entries up to here are as they are on the disk
         self._stored = opened.last  # rows up to here may be on the disk
         self._commit_row = opened.commit
+        self.commit_is_due = False  # stage_commit() should be called in a turn that waits for the disk
         # All entries from _cached_from on, those that are not durable included.
         self._cache: dict[int, Entry] = {}
         self._cached_from = opened.last + 1
@@ -155,10 +156,19 @@ class Journal:
         """Whether there is anything that the next sync() would make durable."""
         return bool(self._staged)
 
+    def want_commit(self) -> None:
+        """Say that how far entries are committed should be written soon, even if there is nothing else."""
+        self.commit_is_due = self.commit != self._commit_row
+
     def stage_commit(self) -> None:
         """Let the next sync() write how far entries are committed, even if there is nothing else."""
+        self.commit_is_due = False
         if self.commit != self._commit_row:
             self._staged[RaftTables.COMMIT.key()] = u64(self.commit)
+
+    def is_in_memory(self, index: int) -> bool:
+        """Tell whether the entries from Raft's `index` on are read without the disk."""
+        return index >= self._cached_from
 
     def sync(self) -> None:
         """Make durable what is staged, in one batch. Blocks on the disk. Raises StorageError."""

@@ -120,14 +120,19 @@ class Cluster:
             self.nodes[name].inbox.append(Proposed(token, payload))
         return tokens
 
-    def turn(self, name: str) -> Turn:
-        """Give one member a turn with what its links and its inbox hold."""
+    def gather(self, name: str) -> list[Event]:
+        """Bring what the links hold for a member into its inbox, and return that."""
         node = self.nodes[name]
         for (sender, receiver), queue in self.links.items():
             if receiver == name and (sender, receiver) not in self.cut:
                 node.inbox += [Received(sender, message) for message in queue]
                 queue.clear()
-        inbox, node.inbox = node.inbox, []
+        return node.inbox
+
+    def turn(self, name: str) -> Turn:
+        """Give one member a turn with what its links and its inbox hold."""
+        node = self.nodes[name]
+        inbox, node.inbox = self.gather(name), []
         turn = node.last = node.driver.turn(inbox)
         self.settled.update(turn.settled)
         if turn.role is Role.LEADER:

@@ -83,9 +83,13 @@ def test_a_turn_is_one_batch_and_an_idle_turn_none() -> None:
     journal.sync()
     assert len(store.batches) == before + 1
     assert journal.committed_to == 97
+    journal.want_commit()
+    assert journal.commit_is_due
     journal.stage_commit()
     journal.sync()
     assert len(store.batches) == before + 2
+    journal.want_commit()
+    assert not journal.commit_is_due
 
 
 def test_an_entry_that_is_there_is_left_alone_with_all_behind_it() -> None:

@@ -1,7 +1,8 @@
 """What a leader sends to others: acknowledged entries stay, contradicting ones go, memory is bounded."""
 
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import pytest
 from raft_members import Cluster, outcomes
@@ -214,6 +215,43 @@ def test_a_leader_holds_little_for_a_follower_that_does_not_answer(rng: random.R
     assert max(sizes) <= BATCH_BYTES_MAX
     cluster.heal()
     assert len(cluster.agree()) == 40
+
+
+class Counting(MemoryStore):
+    """A store that counts its batches."""
+
+    batches = 0
+
+    def write(self, puts: Mapping[bytes, bytes | None]) -> None:
+        self.batches += 1
+        super().write(puts)
+
+
+def test_a_turn_of_which_it_was_said_does_not_wait_for_the_disk(rng: random.Random) -> None:
+    stores: dict[str, Counting] = {}
+
+    def counting(name: str, store: Store) -> Store:
+        store.close()
+        stores[name] = Counting(cluster_disks[name])
+        return stores[name]
+
+    cluster_disks: dict[str, MemoryDisk] = {name: MemoryDisk() for name in "abc"}
+    cluster = Cluster(3, rng, wrap=counting)
+    spared = Counter[bool]()
+    for step in range(600):
+        if step % 4 == 0 and cluster.leader() is not None:
+            cluster.propose(cluster.leader() or "", b"%d" % step)
+        for name, node in cluster.nodes.items():
+            inbox = cluster.gather(name)
+            waits = node.driver.waits_for_disk(inbox)
+            before = stores[name].batches
+            cluster.turn(name)
+            assert waits or stores[name].batches == before
+            if inbox:
+                spared[waits] += 1
+        cluster.now += 0.005
+    assert spared[False] > spared[True] / 2
+    assert len(cluster.agree()) > 100
 
 
 def test_how_far_entries_are_committed_is_found_again_without_a_leader(rng: random.Random) -> None:
