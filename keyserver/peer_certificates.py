@@ -65,15 +65,22 @@ def read_peer_files(tls: PeerTls, own: str) -> LinkFiles:
         raise ConfigError(
             f"{tls.certificate} {found}, but this replica is {own}. Put its own certificate there"
         )
-    leaf, root = (x509.load_pem_x509_certificate(pem) for pem in (files.certificate, files.authority))
-    try:
-        leaf.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature):
+    leaf = x509.load_pem_x509_certificate(files.certificate)
+    roots = x509.load_pem_x509_certificates(files.authority)
+    if not any(_issued(leaf, root) for root in roots):  # two while one authority follows another
         raise ConfigError(
             f"{tls.certificate} was not issued by {tls.authority}: no other replica would believe it. All "
             "replicas of a realm need certificates of one authority"
-        ) from None
+        )
     return files
+
+
+def _issued(leaf: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
+        leaf.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 @lru_cache(CERTIFICATES_REMEMBERED)

@@ -6,8 +6,9 @@ lies can refuse to endorse, and that is all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,9 +34,13 @@ WORD_BYTES = 16 * 1024  # a head of at most 8 KiB, a key id and two signatures
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How another member was found the last time; `at_s` by the monotonic clock. `problem` "" if well."""
+    """How another member was found the last time. `problem` "" if well.
+
+    `at_s` it answered, `asked_s` it was asked how it is, by the monotonic clock.
+    """
 
     at_s: float
+    asked_s: float
     problem: str
     said: peers_pb2.PeerStatus
     clock_ahead_ms: int = 0
@@ -135,18 +140,19 @@ class Peers:
                 await turn.wait()
 
     async def _visit(self, line: PeerLine) -> Standing:
-        problem, said = "", peers_pb2.PeerStatus()
+        """Show the newest head, and ask how it is if that is not just known."""
+        before = self._standing.get(line.name) or Standing(0, -math.inf, "", peers_pb2.PeerStatus())
         try:
             await self._show(line)
+            now_s = trio.current_time()
+            if now_s - before.asked_s < VISIT_EVERY_S:
+                return replace(before, at_s=now_s, problem="")
             data = await line.call(STATUS, b"", ANSWER_S)
             said = requests.parse(peers_pb2.PeerStatus, data, "PeerStatus")
         except (Unreached, Refused) as error:
-            problem = str(error)
-            before = self._standing.get(line.name)
-            if before is not None:
-                return Standing(before.at_s, problem, before.said, before.clock_ahead_ms)
-        now_s, ahead_ms = trio.current_time(), said.time_ms - self._clock() if said.time_ms else 0
-        return Standing(now_s, problem, said, ahead_ms)
+            return replace(before, problem=str(error))
+        now_s = trio.current_time()
+        return Standing(now_s, now_s, "", said, said.time_ms - self._clock())
 
     async def _show(self, line: PeerLine) -> None:
         word = self._word(self._exchange.newest)
@@ -188,7 +194,7 @@ def _record(now_s: float, differences: dict[str, int], name: str, standing: Stan
         "name": name,
         "key_id": key_id,
         "reached": not standing.problem,
-        "age_s": round(now_s - standing.at_s, 1),
+        "age_s": round(now_s - standing.at_s, 1) if key_id else None,
         "problem": standing.problem,
         "applied_index": said.applied_index,
         "epoch": said.epoch,

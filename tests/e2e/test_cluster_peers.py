@@ -3,6 +3,7 @@ the peers' port lets in nobody but the other members.
 """
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -111,6 +112,43 @@ def test_a_registration_is_verified_by_others_too_and_one_of_them_may_be_gone(re
         transport.close()
         realm.spawn_replica("r3")
         realm.wait_ready("r3")
+
+
+@pytest.mark.slow
+def test_certificates_of_links_are_renewed_without_a_restart(realm: RealmProcesses) -> None:
+    """From an authority of their own, one replica after the other: those not yet told believe both."""
+    now, old = datetime.now(UTC), authority_of(realm)
+    new = make_peers_authority("renewed", now)
+    ends = realm.standing("r1")["certificates"]["links to peers"]["not_after_ms"]
+    for step in ("believe both", "show the new"):
+        for name in THREE:
+            tls = realm.folder_of(name) / "tls"
+            (tls / "peers-ca.pem").write_bytes(new.certificate_pem() + old.certificate_pem())
+            if step == "show the new":
+                shown = issue_peer(new, name, now)
+                (tls / "peer.pem").write_bytes(shown.certificate_pem())
+                (tls / "peer.key").write_bytes(shown.key_pem())
+            realm.processes.running[name].send_signal(signal.SIGHUP)
+        wait_until(lambda: all(linked(realm, name) for name in THREE), step)
+        logs = [(realm.folder / "logs" / f"{name}.log").read_text() for name in THREE]
+        assert not any("not renewed" in log for log in logs)
+    (realm.folder / "ca" / "peers-ca.pem").write_bytes(new.certificate_pem())
+    (realm.folder / "ca" / "peers-ca.key").write_bytes(new.key_pem())
+    wait_until(
+        lambda: realm.standing("r1")["certificates"]["links to peers"]["not_after_ms"] != ends,
+        "the new are shown",
+    )
+    client, transport = connect(realm.realm())
+    try:
+        register(client, new_person(realm.realm(), AdmittingRealm.authority))
+    finally:
+        transport.close()
+
+
+def linked(realm: RealmProcesses, name: str) -> bool:
+    said = realm.standing(name)
+    peers, members = said.get("peers", []), said.get("members", [])
+    return all(peer["reached"] for peer in peers) and all(member["connected"] for member in members)
 
 
 @pytest.mark.slow

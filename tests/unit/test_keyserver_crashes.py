@@ -125,11 +125,11 @@ async def test_a_crash_between_register_and_log_sends_the_same_signature_again(t
         submit = parts.proposer.submit
         lost: list[commands.Command] = []
 
-        def lose(command: commands.Command, private: bytes = b"") -> bytes:
+        def lose(command: commands.Command, private: bytes = b"", until: float | None = None) -> bytes:
             if isinstance(command, commands.SignHead):
                 lost.append(command)  # the signature is in the register, and never reaches the log
                 return b""
-            return submit(command, private)
+            return submit(command, private, until)
 
         parts.proposer.submit = lose  # type: ignore[method-assign]
         with trio.move_on_after(PATIENCE) as scope:

@@ -106,8 +106,9 @@ async def test_any_bytes_give_an_answer_or_a_refusal(
         except Refused as refusal:
             outcomes[refusal.reason] += 1
 
-    async with running(SMALL, Disk(tmp_path), update_timeout_ms=50) as parts:
+    async with running(SMALL, Disk(tmp_path)) as parts:
         await parts.service.update(alice.update({"ssh": b"1"}), HERE)
+        parts.service._update_timeout = 0.05
         update = alice.draft({"ssh": b"2"}).SerializeToString()
         service = parts.service
         stream = verification_pb2.VerifierStreamRequest(start=1, page_size=2).SerializeToString()
