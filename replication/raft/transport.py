@@ -29,7 +29,7 @@ from replication.raft.tls import Contexts, Stranger, member_at_the_other_end
 
 HANDSHAKE_S = 5.0  # also for the connection itself; a member is done in some milliseconds
 HANDSHAKES_MAX = 64  # unfinished at a time: some megabytes of TLS state
-ALIVE_S = 1.0  # a sign of life after so long without a frame
+ALIVE_S = 1.0  # between signs of life, whatever else is sent: the other end answers nothing but these
 SILENCE_S = 4.0  # a link without any is broken; short enough to be made anew well before an operator looks
 SEND_S = 10.0  # for CHUNK_BYTES: 25 kB/s is no link
 CHUNK_BYTES = 256 * 1024
@@ -264,7 +264,7 @@ class _Outbox:
         self.link: trio.CancelScope | None = None
         self.heard_at = NEVER  # when the other end last gave a sign of life
         self._clock = clock
-        self._sent_at = NEVER
+        self._asked_at = NEVER
         self._sending_since: float | None = None
         self._frames: deque[bytes] = deque()
         self._bytes = 0
@@ -272,7 +272,7 @@ class _Outbox:
 
     def open(self, link: trio.CancelScope) -> None:
         self.link = link
-        self.heard_at = self._sent_at = self._clock()
+        self.heard_at = self._asked_at = self._clock()
 
     def close(self) -> None:
         self.link = None
@@ -299,17 +299,17 @@ class _Outbox:
 
     def end_sending(self) -> None:
         self._sending_since = None
-        self._sent_at = self._clock()
 
     def look(self, now: float) -> None:
-        """Cut the link if it is silent or stuck; let it give a sign of life if it is idle."""
+        """Cut the link if it is silent or stuck; let it give a sign of life when it is time."""
         if self.link is None:
             return
         stuck = self._sending_since is not None and now - self._sending_since > SEND_S
         if stuck or now - self.heard_at > SILENCE_S:
             self.link.cancel()
             self.close()
-        elif self._sending_since is None and now - self._sent_at >= ALIVE_S:
+        elif now - self._asked_at >= ALIVE_S:
+            self._asked_at = now
             self.put(ALIVE)
 
     async def take(self) -> bytes:

@@ -78,6 +78,28 @@ async def test_a_link_without_signs_of_life_ends(tmp_path: Path, monkeypatch: py
         assert await is_hung_up(mute)
 
 
+async def test_a_link_that_is_never_idle_asks_for_signs_of_life_all_the_same() -> None:
+    now, link = [0.0], trio.CancelScope()
+    outbox = transport_module._Outbox(lambda: now[0])
+    outbox.open(link)
+    answered = 0
+    while now[0] < 10 * transport_module.SILENCE_S:
+        outbox.put(b"frame")
+        if ALIVE in await outbox.take():
+            outbox.hear()  # the other end answers nothing else
+            answered += 1
+        now[0] += transport_module.LOOK_S
+        outbox.look(now[0])
+    assert not link.cancel_called
+    assert answered < 10 * transport_module.SILENCE_S / transport_module.ALIVE_S
+    while not link.cancel_called:  # and once nobody answers any more, it ends
+        outbox.put(b"frame")
+        await outbox.take()
+        now[0] += transport_module.LOOK_S
+        outbox.look(now[0])
+    assert now[0] <= 11.5 * transport_module.SILENCE_S
+
+
 async def test_a_dialled_end_without_signs_of_life_is_dialled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
