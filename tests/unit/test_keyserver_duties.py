@@ -48,7 +48,7 @@ def passed_ms() -> int:
 
 @asynccontextmanager
 async def pursued(folder: Path, *, leads: bool, jump_ms: int = 0) -> AsyncIterator[Leadership]:
-    """A replica that has just started: its first epoch is due at once. Its clock jumps after half a second."""
+    """A replica that has just started: an epoch is due at once. Its clock jumps after half a second."""
     store, signer, both = MemoryStore(), Disk(folder).signer(SMALL), Leadership(leads)
     replica = Replica(
         Machine(SMALL.realm, EPOCHS.min_interval_ms), store, VrfCache(store, signer.vrf_prove), Metrics()
