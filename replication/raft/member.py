@@ -7,6 +7,7 @@ told: nothing leaves before it is durable, and the busier the cluster is, the mo
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import trio
 
@@ -28,6 +29,7 @@ from replication.raft.journal import Journal
 from replication.raft.messages import BadMessage
 from replication.raft.tls import Contexts
 from replication.raft.transport import Address, Ends, Transport
+from replication.raft.turn_thread import TurnThread
 from replication.types import RUN_BYTES_MAX, RUN_ENTRIES_MAX, LogEntry
 
 # What goes into one turn: as much as is worth one sync, and one message of the largest size at least.
@@ -37,6 +39,9 @@ TURN_BYTES_MAX = FRAME_BYTES_MAX
 INBOX_BYTES_MAX = 2 * FRAME_BYTES_MAX
 # How stale the part of the status may be that only the driver knows.
 STANDING_S = 0.5
+
+# A turn, the frames it sends, and the run of entries that it committed.
+_Done = tuple[Turn, list[tuple[str, bytes]], tuple[LogEntry, ...]]
 
 
 class Member:
@@ -86,11 +91,15 @@ class Member:
 
     async def run(self, listeners: Collection[trio.SocketListener]) -> None:
         """Work for ever; take over the listeners. Whatever is raised ends the member: see Driver."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.links.run, listeners)
-            while True:
-                await self._inbox.wait(self._driver.wait_s())
-                await self._turn()
+        thread: TurnThread[_Done] = TurnThread()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.links.run, listeners)
+                while True:
+                    await self._inbox.wait(self._driver.wait_s())
+                    await self._turn(thread)
+        finally:
+            thread.end()
 
     def propose(self, token: int, payload: bytes) -> None:
         """Put a proposal into the next turn."""
@@ -104,15 +113,15 @@ class Member:
         """Return what the driver knew of the others at most STANDING_S before the last turn."""
         return self._standing
 
-    async def _turn(self) -> None:
+    async def _turn(self, thread: TurnThread[_Done]) -> None:
         inbox = self._inbox.take()
         async with self.between_turns:
-            turn, frames, run = await trio.to_thread.run_sync(self._work, inbox)
+            turn, frames, run = await thread.do(partial(self._work, inbox))
         for name, frame in frames:
             self.links.send(name, frame)
         self._on_turn(turn, run)
 
-    def _work(self, inbox: Sequence[Event]) -> tuple[Turn, list[tuple[str, bytes]], tuple[LogEntry, ...]]:
+    def _work(self, inbox: Sequence[Event]) -> _Done:
         """In a thread: do a turn, encode what it sends, read what it committed."""
         turn = self._driver.turn(inbox)
         now = self._clock()
