@@ -14,6 +14,7 @@ from attacks.limits import LimitsSurface
 from attacks.log import Log
 from attacks.merkle import Merkle
 from attacks.name import Name
+from attacks.peers import Peers
 from attacks.protobuf import Protobuf
 from attacks.quorum import Quorum
 from attacks.replication import Replication
@@ -32,6 +33,7 @@ IN_PROCESS: Mapping[str, type[Surface]] = {
     "log": Log,
     "merkle": Merkle,
     "name": Name,
+    "peers": Peers,
     "protobuf": Protobuf,
     "quorum": Quorum,
     "replication": Replication,
@@ -56,6 +58,7 @@ LEAST: Mapping[str, int] = {
     "log": 50,
     "merkle": 50,
     "name": 20,
+    "peers": 20,
     "protobuf": 80,
     "quorum": 45,
     "replication": 40,
