@@ -165,9 +165,10 @@ def _alice() -> Person:
 
 
 def _elsewhere() -> bytes:
-    """Alice's request with bob's index."""
-    alice = _alice()
-    return alice.update({"ssh": b"1"}, index=Person.named("bob", SMALL).index)
+    """Alice's entry under bob's name."""
+    draft = _alice().draft({"ssh": b"1"})
+    draft.lookup_parameters.user_id = Person.named("bob", SMALL).user_id
+    return draft.SerializeToString()
 
 
 def _other_profile() -> bytes:
