@@ -1,7 +1,7 @@
 """One member at work: what arrives goes into turns of the driver, what a turn makes goes out on the links.
 
 One task drives. It gathers everything that arrived since the last turn, messages and proposals alike, into
-the next, which runs in a thread because it waits for the disk. Only when it has returned is anything sent or
+the next, which runs in a thread if it waits for the disk. Only when it has returned is anything sent or
 told: nothing leaves before it is durable, and the busier the cluster is, the more shares one sync.
 """
 
@@ -116,13 +116,16 @@ class Member:
     async def _turn(self, thread: TurnThread[_Done]) -> None:
         inbox = self._inbox.take()
         async with self.between_turns:
-            turn, frames, run = await thread.do(partial(self._work, inbox))
+            if self._driver.waits_for_disk(inbox):
+                turn, frames, run = await thread.do(partial(self._work, inbox))
+            else:  # even that thread would cost more than the turn
+                turn, frames, run = self._work(inbox)
         for name, frame in frames:
             self.links.send(name, frame)
         self._on_turn(turn, run)
 
     def _work(self, inbox: Sequence[Event]) -> _Done:
-        """In a thread: do a turn, encode what it sends, read what it committed."""
+        """Do a turn, in a thread if it takes long; encode what it sends, read what it committed."""
         turn = self._driver.turn(inbox)
         now = self._clock()
         if now >= self._standing_due:

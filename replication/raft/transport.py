@@ -32,6 +32,8 @@ HANDSHAKES_MAX = 64  # unfinished at a time: some megabytes of TLS state
 ALIVE_S = 1.0  # between signs of life, whatever else is sent: the other end answers nothing but these
 SILENCE_S = 4.0  # a link without any is broken; short enough to be made anew well before an operator looks
 SEND_S = 10.0  # for CHUNK_BYTES: 25 kB/s is no link
+# An answer comes behind everything that was sent before: what a link carries at the least, in bytes a second.
+SLOW_LINK_PER_S = 256 * 1024
 CHUNK_BYTES = 256 * 1024
 READ_BYTES = 16 * 1024  # one TLS record
 # One task looks after all links, so often: timers of their own would cost more than what passes on them.
@@ -146,7 +148,7 @@ class Transport:
             await trio.sleep(LOOK_S)
             now = self._clock()
             for inbox in self._inboxes.values():
-                if now - inbox.heard_at > SILENCE_S:
+                if not inbox.is_held and now - inbox.heard_at > SILENCE_S:
                     inbox.scope.cancel()
             for outbox in self._outboxes.values():
                 outbox.look(now)
@@ -195,7 +197,9 @@ class Transport:
                 if inbox.scope.cancel_called:  # a newer link of this member took over meanwhile
                     return
                 if content:
+                    inbox.is_held = True
                     await self._ends.received(member, content)
+                    inbox.is_held = False
                 else:
                     with trio.fail_after(SEND_S):
                         await secured.send_all(ALIVE)
@@ -255,6 +259,7 @@ class _Inbox:
 
     scope: trio.CancelScope
     heard_at: float
+    is_held: bool = False  # nothing is read because this end does not take it: no silence of the other's
 
 
 class _Outbox:
@@ -266,6 +271,7 @@ class _Outbox:
         self._clock = clock
         self._asked_at = NEVER
         self._sending_since: float | None = None
+        self._unheard_bytes = 0  # sent since the other end last gave a sign of life
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._filled = trio.Event()
@@ -273,6 +279,7 @@ class _Outbox:
     def open(self, link: trio.CancelScope) -> None:
         self.link = link
         self.heard_at = self._asked_at = self._clock()
+        self._unheard_bytes = 0
 
     def close(self) -> None:
         self.link = None
@@ -293,19 +300,21 @@ class _Outbox:
 
     def hear(self) -> None:
         self.heard_at = self._clock()
+        self._unheard_bytes = 0
 
     def begin_sending(self) -> None:
         self._sending_since = self._clock()
 
-    def end_sending(self) -> None:
+    def end_sending(self, size: int) -> None:
         self._sending_since = None
+        self._unheard_bytes += size
 
     def look(self, now: float) -> None:
         """Cut the link if it is silent or stuck; let it give a sign of life when it is time."""
         if self.link is None:
             return
         stuck = self._sending_since is not None and now - self._sending_since > SEND_S
-        if stuck or now - self.heard_at > SILENCE_S:
+        if stuck or now - self.heard_at > SILENCE_S + self._unheard_bytes / SLOW_LINK_PER_S:
             self.link.cancel()
             self.close()
         elif now - self._asked_at >= ALIVE_S:
@@ -335,8 +344,9 @@ async def _send(secured: trio.SSLStream[trio.SocketStream], data: bytes, outbox:
     """Send everything; each part is timed by itself, since a slow link may be slow, not still."""
     for start in range(0, len(data), CHUNK_BYTES):
         outbox.begin_sending()
-        await secured.send_all(data[start : start + CHUNK_BYTES])
-        outbox.end_sending()
+        chunk = data[start : start + CHUNK_BYTES]
+        await secured.send_all(chunk)
+        outbox.end_sending(len(chunk))
 
 
 async def _listen_for_life(secured: trio.SSLStream[trio.SocketStream], outbox: _Outbox) -> None:

@@ -245,3 +245,36 @@ def test_addresses_are_read(text: str, address: Address) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no address"):
         Address.parse(text)
+
+
+def test_a_link_that_was_given_much_has_time_to_answer() -> None:
+    """An answer comes behind everything that was sent before it."""
+    now = 0.0
+    for sent, patience_s in ((0, 4.0), (100, 4.0), (8 * 1024 * 1024, 36.0)):
+        outbox = transport_module._Outbox(lambda: now)
+        outbox.open(trio.CancelScope())
+        outbox.begin_sending()
+        outbox.end_sending(sent)
+        outbox.look(now + patience_s)
+        assert outbox.link is not None
+        outbox.look(now + patience_s + 0.1)
+        assert outbox.link is None
+
+
+async def test_who_is_not_listened_to_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "LOOK_S", 0.02)
+    async with stations(tmp_path, "r1", "r2") as (_, (r1, r2)):
+        await meet(r1, r2)
+        gate = trio.Event()
+        r2.taking = gate.wait
+        r1.transport.send("r2", framed(b"waits"))
+        inbox = r2.transport._inboxes["r1"]
+        with trio.fail_after(HANGS_AFTER_S):
+            while not inbox.is_held:
+                await trio.lowlevel.checkpoint()
+            inbox.heard_at -= 1000
+            with trio.move_on_after(0.1):
+                await r1.until(("disconnected", "r2", ""))
+        gate.set()
+        await r2.until(("received", "r1", b"waits"))
+        assert ("disconnected", "r2", "") not in r1.events
