@@ -6,6 +6,7 @@ out: whoever repeats it makes sure that it cannot be carried out twice.
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,11 +66,15 @@ class Pem:
 
     @classmethod
     def read(cls, tls: PeerTls) -> Pem:
-        """Raises TlsFilesRefused."""
+        """Raises TlsFilesRefused when the files cannot be read or do not fit together."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # gRPC would say nothing before the handshake
         try:
+            context.load_verify_locations(cafile=str(tls.authority))
+            context.load_cert_chain(str(tls.certificate), str(tls.key), password=lambda: "")
             return cls(tls.authority.read_bytes(), tls.certificate.read_bytes(), tls.key.read_bytes())
-        except OSError as error:
-            raise TlsFilesRefused(f"{error.filename}: {error.strerror}") from None
+        except OSError as error:  # unreadable; no PEM, another key
+            named = f"{tls.certificate}, {tls.key} and {tls.authority}"
+            raise TlsFilesRefused(f"the TLS files {named} do not make an identity: {error}") from None
 
 
 class EtcdClient:
@@ -259,6 +264,8 @@ def _failure(endpoint: str, error: Any) -> EtcdError:
     match code:
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "space" in details:
             return NoSpace(said)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
+            return Refused(said)
         case grpc.StatusCode.OUT_OF_RANGE:
             return Compacted(said)
         case (
