@@ -109,6 +109,11 @@ def composed(reader: Reader, epoch: int) -> bytes | None:
     return None if row is None else row.head
 
 
+def _digest(payload: bytes) -> bytes:
+    """Of the public part: private ones may be blanked by another replica before an entry arrives here."""
+    return sha256(commands.public_part(payload)).digest()
+
+
 class KeyWatch:
     """Watches over one replica's key. On the trio thread, except `ask`. `evidence` None keeps no files."""
 
@@ -176,7 +181,7 @@ class KeyWatch:
 
     def proposed(self, payload: bytes) -> None:
         """Remember an entry that this process proposes."""
-        digest = sha256(payload).digest()
+        digest = _digest(payload)
         self._proposed.add(digest)
         self._order.append(digest)
         while len(self._order) > PROPOSED_KEPT:
@@ -185,7 +190,7 @@ class KeyWatch:
     def see_entries(self, entries: Sequence[LogEntry]) -> None:
         """Entries of the log, after they are written: is one validly this key's and not made here?"""
         for entry in entries:
-            if entry.index <= self._log_end or sha256(entry.payload).digest() in self._proposed:
+            if entry.index <= self._log_end or _digest(entry.payload) in self._proposed:
                 continue  # remembered still: a cluster may commit one proposal twice
             if self._is_own(entry.payload):
                 self.accuse(Found(f"log entry {entry.index} is signed by this replica's key, but not by it"))

@@ -16,6 +16,7 @@ from keyserver.machine.commands import SignHead
 from keyserver.own_key import KeyWatch, Unanswered, unaccounted
 from keyserver.run import Parts, Surroundings
 from keyserver.testing import Disk, Person, SmallRealm, running, small_realm
+from replication.types import LogEntry
 from verifier import encoding
 from verifier.crypto import hashing, signatures
 from verifier.daemon.evidence import Standing, from_document, judge
@@ -156,6 +157,19 @@ async def test_a_log_entry_by_the_own_key_that_was_not_made_here_ends_signing(
         await parts.log.propose(entry_by(SMALL, later_ms, command(parts)))
         await until_quarantined(parts)
         assert "log entry" in parts.signer.quarantined
+
+
+async def test_an_own_entry_may_come_back_from_another_replica_that_has_blanked_it(tmp_path: Path) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        envelope = commands.encode_envelope(
+            replica=SMALL.replica, time_ms=parts.watch._former_ms + 1_000, commands=[a_tick(parts)]
+        )
+        signature = parts.signer.sign_envelope(envelope)
+        whole, blanked = (commands.encode_log_entry(envelope, signature, [part]) for part in (b"p", b""))
+        assert whole != blanked
+        parts.watch.proposed(whole)
+        parts.watch.see_entries([LogEntry(10**6, blanked)])
+        assert parts.signer.quarantined == ""
 
 
 @pytest.mark.parametrize("payload", ["junk", "unsigned", "former run"])
