@@ -1,6 +1,5 @@
 """What an operator does to a running realm of processes: stops it, renews its certificates, lets it crash."""
 
-import json
 import signal
 import ssl
 import threading
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import create_connection
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -54,14 +52,6 @@ class OperatedRealm(RealmProcesses):
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
-
-    def standing(self) -> dict[str, Any]:
-        """The status document, also of a replica that is not ready."""
-        try:
-            found: dict[str, Any] = json.loads(self.answers("/status")[1])
-        except OSError:
-            return {}
-        return found
 
     def metric(self, name: str) -> float:
         """The value of a metric, given with its labels."""
