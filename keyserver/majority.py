@@ -6,6 +6,7 @@ verifiers ask another replica.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ class Majority:
         self._replica = replica
         self._clock = clock
         self._seconds = seconds
-        self._leader_seen = seconds()
+        self._leader_seen = -math.inf  # who starts has heard of none, and is not ready before it has
 
     async def run(self) -> None:
         """Look for ever."""
@@ -63,7 +64,8 @@ class Majority:
             return ""
         state = self._replica.state
         age_s = max(self._clock() - state.issue_time_ms, 0) // 1000
+        since = "since the start" if math.isinf(quiet_s) else f"for {quiet_s:.0f} s"
         return (
-            f"no majority: no leader was heard of for {quiet_s:.0f} s. Lookups are answered from epoch "
+            f"no majority: no leader was heard of {since}. Lookups are answered from epoch "
             f"{state.signed_epoch}; the newest head is {age_s} s old"
         )

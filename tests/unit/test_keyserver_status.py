@@ -95,6 +95,8 @@ async def test_without_a_majority_it_takes_nothing_and_says_how_old_its_answers_
         with pytest.raises(Refused, match="no majority"):
             await parts.service.update(Person.named("alice", SMALL).update({"ssh": b"1"}), "here")
         assert parts.service.lookup(Person.named("alice", SMALL).lookup(), "here")
+        anew = Majority(unused, parts.proposer, parts.replica, lambda: 0, lambda: now[0])
+        assert "no leader was heard of since the start" in anew.missing()
         log.shown = FOLLOWING
         watch.look()
         assert parts.proposer.held == ""
