@@ -53,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of the first schedule; alone: that one, with its trace")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=480.0, help="begin no schedule after so long")
+    parser.add_argument("--at-least", type=int, default=0, help="fail unless so many full schedules ran")
     parser.add_argument("--coverage", action="store_true", help="measure the shipped files that are driven")
     parser.add_argument("--mutant", default="", help="with this seeded bug; ends at the first violation")
     parser.add_argument("--stock", action="store_true", help="with pysyncobj as it is, journal and all")
@@ -204,7 +205,7 @@ def _conclude(arguments: argparse.Namespace, total: Totals, seed: int, seconds: 
     }
     if total.schedules == 1:
         line["trace"] = total.traces[seed]
-    failed = bool(total.violations) or bool(line["rare"])
+    failed = bool(total.violations) or bool(line["rare"]) or line["schedules"] < arguments.at_least
     if arguments.coverage:
         line["coverage"], low = _coverage()
         failed = failed or bool(low)

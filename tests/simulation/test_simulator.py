@@ -71,6 +71,12 @@ def test_a_plan_has_what_a_schedule_must_have() -> None:
 
 
 @pytest.mark.slow
+def test_schedules_run_most_of_the_files_they_judge() -> None:
+    [line] = simulate("--schedules", "50", "--seed", "1", "--coverage")
+    assert line["coverage_low"] == [], line["coverage"]
+
+
+@pytest.mark.slow
 def test_stock_pysyncobj_is_caught() -> None:
     with stock_engine():
         for seed in range(2_000):

@@ -77,8 +77,8 @@ def plan_of(seed: int) -> Plan:
     verifiers = 3 if rng.random() < 0.15 else 2
     plain = [kind for kind in faults.KINDS if kind not in TAINTING]
     kinds = rng.sample(plain, rng.randint(4, 6))
-    if rng.random() < 0.75:
-        kinds.append(rng.choices(TAINTING, (2, 2, 2, 4))[0])
+    if rng.random() < 0.6:
+        kinds.append(rng.choices(TAINTING, (2, 2, 2, 3))[0])
         if verifiers == 3 and "byzantine_verifier" in kinds and kinds[-1] != "lying_replica":
             kinds.remove(
                 "byzantine_verifier"
