@@ -168,7 +168,7 @@ class Exchange:
         """Hold this replica, or let it go on, by what is known now."""
         why = next((self._words(key_id, found) for key_id, found in self._open()), "")
         if why:
-            self._proposer.hold(HOLD, why)
+            self._proposer.hold(HOLD, why, stop=True)
         elif self._proposer.holds(HOLD):
             self._proposer.release(HOLD)
             self._replica.applied.wake()

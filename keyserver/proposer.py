@@ -86,6 +86,7 @@ class Proposer:
         self._bytes = 0
         self._filled = trio.Event()
         self._held: dict[str, str] = {}  # by whom -> why
+        self._stopped: set[str] = set()  # by whom also what is queued is kept back
         self._logger = structlog.get_logger("proposer")
 
     def submit(self, command: Command, private: bytes = b"", until: float | None = None) -> bytes:
@@ -123,13 +124,19 @@ class Proposer:
         """Whether `by` holds this replica."""
         return by in self._held
 
-    def hold(self, by: str, why: str) -> None:
-        """Accept nothing new until `by` releases it; what is queued already goes on. `why` is for callers."""
+    def hold(self, by: str, why: str, *, stop: bool = False) -> None:
+        """Accept nothing new until `by` releases it; what is queued already goes on, unless it is to `stop`.
+
+        `why` is for callers.
+        """
         self._held[by] = why
+        if stop:
+            self._stopped.add(by)
 
     def release(self, by: str) -> None:
         """End what `by` held."""
         self._held.pop(by, None)
+        self._stopped.discard(by)
 
     async def run(self) -> None:
         """Propose for ever. Raises StorageError when the log fails."""
@@ -145,6 +152,8 @@ class Proposer:
 
     async def _propose(self, batch: list[Proposal]) -> bool:
         """Whether the log has taken the batch. Raises StorageError."""
+        if self._stopped:
+            return False
         now_ms = self._clock()
         await self._lives.cover(now_ms)
         try:

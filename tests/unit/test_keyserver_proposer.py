@@ -209,6 +209,25 @@ async def test_what_nobody_waits_for_any_more_is_not_proposed_again(
         assert proposer._bytes == 0
 
 
+async def test_what_is_queued_goes_on_while_held_unless_everything_is_to_stop(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with proposing(tmp_path) as (proposer, log, _):
+        log.may_go = trio.Semaphore(1_000)
+        proposer.hold("heads", "another head", stop=True)
+        proposer.release("heads")
+        waited_for = proposer.submit(admission(1), until=trio.current_time() + 60)
+        proposer.hold("heads", "another head", stop=True)
+        proposer.hold("disk", "it is full")
+        await trio.sleep(5)
+        assert log.payloads == []
+        proposer.release("heads")
+        await log.taken.wait()
+        (entry,) = log.entries()
+        assert entry.envelope.command_ids == (waited_for,)
+        assert proposer.held == "it is full"
+
+
 async def test_lost_duties_are_their_owners_who_is_told(tmp_path: Path) -> None:
     told = trio.Event()
     async with proposing(tmp_path, lost=told.set) as (proposer, log, _):
