@@ -5,13 +5,14 @@ How long people waited for the next acknowledged update is printed.
 """
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from realm_processes.changes import renew_certificates, replace_replica, roll, roll_key
 from realm_processes.cluster import ClusterProcesses, cluster_under_load
-from realm_processes.crashes import Trial
+from realm_processes.crashes import Trial, see_register
 
 Drill = Callable[[Trial, ClusterProcesses, str], None]
 
@@ -34,7 +35,16 @@ def new_certificates(trial: Trial, realm: ClusterProcesses, name: str) -> None:
     realm.links.sever()
 
 
-DRILLS: tuple[Drill, ...] = (rolling_restart, back_up, new_certificates, roll_key, replace_replica)
+def replace_lost_disk(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """A replica without its data never comes back under its name."""
+    realm.kill(name)
+    see_register(realm, name, trial.seen)
+    shutil.rmtree(realm.folder_of(name) / "data")
+    replace_replica(trial, realm, name)
+
+
+DRILLS: tuple[Drill, ...] = (rolling_restart, back_up, new_certificates, roll_key)
+REPLACEMENTS: tuple[Drill, ...] = (replace_replica, replace_lost_disk)
 
 
 @pytest.mark.slow
@@ -43,7 +53,8 @@ def test_a_cluster_is_operated_under_load(
 ) -> None:
     with cluster_under_load(tmp_path, rng) as (trial, realm):
         for _ in range(count(1)):
-            for drill in rng.sample(DRILLS, len(DRILLS)):
+            drills = (*DRILLS, rng.choice(REPLACEMENTS))
+            for drill in rng.sample(drills, len(drills)):
                 name = rng.choice(realm.replicas)
                 print(f"{drill.__name__} {name}")
                 trial.load.longest_wait_s = 0.0

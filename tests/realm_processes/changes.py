@@ -18,9 +18,10 @@ from verifier.crypto.hashing import key_id
 
 
 def roll(trial: Trial, realm: ClusterProcesses, spared: str = "") -> None:
-    """Restart the replicas but one, one after the other, the leader last; each is waited for."""
+    """Restart the replicas that run but one, one after the other, the leader last; each is waited for."""
     leader = realm.wait_leader()
-    for name in (*realm.others(leader, spared), *({leader} - {spared})):
+    running = [name for name in realm.others(spared) if name in realm.processes.running]
+    for name in sorted(running, key=lambda name: name == leader):
         assert realm.processes.stop(name) == 0
         see_register(realm, name, trial.seen)
         realm.spawn(name)
@@ -55,14 +56,15 @@ def roll_key(trial: Trial, realm: ClusterProcesses, name: str) -> None:
 
 
 def replace_replica(trial: Trial, realm: ClusterProcesses, old: str) -> None:
-    """Put a new replica, with a name, a folder and a key that never were, in the place of another."""
+    """Put a new replica, with name, folder and key that never were, in the place of one, alive or dead."""
     new = f"r{max(int(name[1:]) for name in realm.ports_of) + 1}"
     public_key = add_member(trial, realm, new)
     put_key_in_place(trial, realm, old, realm.key_id_of(old), new, public_key)
     for name in realm.others(old):
         succeed(realm, "drop", old, "-c", realm.config_of(name))
     roll(trial, realm, spared=old)  # which is part of the majority of who does not know yet that it left
-    assert realm.processes.stop(old) == 0
+    if old in realm.processes.running:
+        assert realm.processes.stop(old) == 0
     see_register(realm, old, trial.seen)
     realm.replicas = realm.others(old)
     tell_verifiers(realm)
@@ -71,15 +73,15 @@ def replace_replica(trial: Trial, realm: ClusterProcesses, old: str) -> None:
 def add_member(trial: Trial, realm: ClusterProcesses, new: str) -> str:
     """Let a new replica take part in replication, and wait until it has the log; its public key."""
     ports = realm.ports_of[new] = free_ports()
-    first = realm.config_of(realm.replicas[0])
+    present = realm.wait_leader()
     made = realm.ok(
         "keyserver", "replicas", "new", f"{new}={HOST}", "--ca", realm.folder / "ca",
-        "--port-base", ports.public, "-c", first,
+        "--port-base", ports.public, "-c", realm.config_of(present),
     )  # fmt: skip
     places = ("--peers", made["peers"], "--replication", made["replication"])
     for name in realm.replicas:
         succeed(realm, "enlist", new, *places, "-c", realm.config_of(name))
-    present, realm.replicas = realm.replicas[0], (*realm.replicas, new)
+    realm.replicas = (*realm.replicas, new)
     realm.spawn(new)  # BEFORE the others count it: they need it for a majority while one of them restarts
     roll(trial, realm, spared=new)
     wanted = realm.standing(present)["applied_index"]
