@@ -72,7 +72,7 @@ def test_a_plan_has_what_a_schedule_must_have() -> None:
 
 @pytest.mark.slow
 def test_schedules_run_most_of_the_files_they_judge() -> None:
-    [line] = simulate("--schedules", "50", "--seed", "1", "--coverage")
+    [line] = simulate("--schedules", "60", "--seed", "1", "--coverage")
     assert line["coverage_low"] == [], line["coverage"]
 
 

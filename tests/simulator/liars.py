@@ -27,7 +27,7 @@ from verifier import encoding, proof_encoding
 from verifier.crypto import hashing
 from verifier.epoch import replica_message, verifier_message
 from verifier.errors import E2eksError, Malformed
-from verifier.types import EpochHead, EpochStep, Ratification
+from verifier.types import EpochHead, EpochStep, Ratification, UpdateStep
 
 if TYPE_CHECKING:
     from simulator.process import ReplicaProcess
@@ -120,22 +120,34 @@ class LyingReplica:
         return chosen
 
     def steps(self, start: int) -> bytes | None:
-        """A page of the verifier log whose next head is another one, signed by this replica alone."""
+        """A page of the verifier log that is true up to a step that is not."""
         process = self.site.process
         assert process is not None
-        made = []
-        for raw in views.verifier_steps(process.store, start, 32 * 1024, 50):
+        made = views.verifier_steps(process.store, start, 32 * 1024, self.rng.randint(1, 20))
+        past = views.verifier_steps(process.store, max(start - 9, 1), 32 * 1024, 9)
+        index, lie = start + len(made), self.rng.choice(("head", "rules", "past", "gap", "repeated"))
+        for raw in (*reversed(made), *reversed(past)):
             step = proof_encoding.decode_step(raw)
-            if isinstance(step, EpochStep):
-                other = types_pb2.EpochHead.FromString(step.head.head.encoded)
-                other.issue_time_ms += 1
-                head = other.SerializeToString(deterministic=True)
-                shown = signed_by_replica(head, self.site.key)
-                self.world.judges.forged(self.site.key.id, shown)
-                made.append(proof_encoding.encode_epoch_step(step.index, shown))
-                break
-            made.append(raw)
-        return encode_page(made) if made else None
+            if lie == "gap":
+                return encode_page([*made, raw])
+            if lie == "repeated" and isinstance(step, UpdateStep):
+                return encode_page([*made, proof_encoding.encode_update_step(index, step.update.encoded)])
+            if lie != "repeated" and isinstance(step, EpochStep):
+                head = self._other(step, lie, process)
+                return encode_page([*made, proof_encoding.encode_epoch_step(index, head)])
+        return None
+
+    def _other(self, step: EpochStep, lie: str, process: ReplicaProcess) -> bytes:
+        """In the place of a signed head: an old one, or one that this replica alone has signed."""
+        if lie == "past":
+            return views.signed_head(process.store, self.rng.randint(1, step.head.head.epoch))
+        other = types_pb2.EpochHead.FromString(step.head.head.encoded)
+        other.issue_time_ms += 1
+        other.epoch += self.rng.randint(0, 1)
+        other.rules += lie == "rules"
+        shown = signed_by_replica(other.SerializeToString(deterministic=True), self.site.key)
+        self.world.judges.forged(self.site.key.id, shown)
+        return shown
 
     def falsified(self, answer: bytes) -> bytes:
         """An answer with something changed in it."""

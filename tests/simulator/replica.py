@@ -202,7 +202,7 @@ class ReplicaSite:
         self._asked(lambda process: process.push(request, key_id, answer))
 
     def steps_for(self, start: int) -> bytes | None:
-        if self.false_steps is not None and self._rng.random() < 0.5:
+        if self.false_steps is not None and self._rng.random() < 0.15:
             return self._asked(lambda _: self.false_steps(start) if self.false_steps else None)
         made = self._asked(lambda process: process.steps(start))
         return self.falsify(made) if self.falsify and made is not None else made

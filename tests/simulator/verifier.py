@@ -14,10 +14,10 @@ from simulator.disk import Crash
 from simulator.network import Unanswered
 from simulator.world import MS, Violation, World
 from verifier.daemon import ratified
-from verifier.daemon.failures import Misbehaved, Quarantined, Unreachable
+from verifier.daemon.failures import Misbehaved, Quarantined, Unreachable, UpgradeNeeded
 from verifier.daemon.outbox import Outbox, Ready, served_head
 from verifier.daemon.state import load_state, newest_ratified, owed_epochs
-from verifier.daemon.step import apply_message
+from verifier.daemon.step import Upgrade, apply_message
 from verifier.errors import Malformed, Refused
 from verifier.signonce import SignOnceRegister
 
@@ -70,6 +70,8 @@ class VerifierProcess:
             self.store.write(outcome.writes)
         self.state = outcome.state
         self.world.judges.replayed(self.site, outcome)
+        if isinstance(outcome.stop, Upgrade):
+            raise UpgradeNeeded(f"rules level {outcome.stop.rules}")
         if outcome.stop is not None:
             raise Misbehaved(outcome.stop)
 
@@ -218,7 +220,7 @@ class VerifierSite:
                 raise Violation("stands", f"{self.name} ends though nothing failed: {error!r}") from error
             self.crash(f"halt: {type(error).__name__}")
             self.start_later()
-        except (Misbehaved, Quarantined) as found:
+        except (Misbehaved, Quarantined, UpgradeNeeded) as found:
             self.stopped_by = str(found)
             self.world.note(self.name, "stops", str(found)[:90])
             self.world.judges.accused(self, found)
