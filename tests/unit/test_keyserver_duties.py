@@ -33,6 +33,7 @@ class Leadership:
         self.held = ""
         self.submitted: list[tuple[int, Command]] = []
         self.first = trio.Event()
+        self.readings = 0  # of the clock: each look at the duties takes some
 
     def leader_hint(self) -> bool:
         return self.leads
@@ -56,6 +57,7 @@ async def pursued(folder: Path, *, leads: bool, jump_ms: int = 0) -> AsyncIterat
     began = passed_ms()
 
     def clock() -> int:
+        both.readings += 1
         passed = passed_ms() - began
         return START_MS + passed + (jump_ms if passed > 500 else 0)
 
@@ -90,3 +92,14 @@ async def test_another_one_ends_it_when_it_has_seen_it_due_for_long_however_its_
     assert command == Delimiter(1, START_MS + at - began + jump_ms)
     assert at - began >= TAKEOVER_MS
     assert at - began <= TAKEOVER_MS + EPOCHS.retry_interval_ms
+
+
+async def test_while_nothing_may_be_proposed_nobody_looks_again_and_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with pursued(tmp_path, leads=True) as both:
+        await both.first.wait()
+        both.held = "no room on the disk"
+        before = both.readings
+        await trio.sleep(30)
+        assert both.readings - before < 30
