@@ -27,6 +27,7 @@ from verifier import encoding, proof_encoding
 from verifier.crypto import hashing
 from verifier.epoch import replica_message, verifier_message
 from verifier.errors import E2eksError, Malformed
+from verifier.signonce import BelowFloor
 from verifier.types import EpochHead, EpochStep, Ratification, UpdateStep
 
 if TYPE_CHECKING:
@@ -60,7 +61,14 @@ def word_on(world: World, site: ReplicaSite, head: bytes) -> bytes:
     return peers_pb2.ShowHeadRequest(shown=word).SerializeToString(deterministic=True)
 
 
+LIES = ("head", "head", "head", "rules", "past", "gap", "repeated")
+
+
 def _nobody(_: object) -> None: ...
+
+
+def _unsigned(_: bytes, **__: object) -> bytes:
+    raise BelowFloor("a liar withholds its signature")
 
 
 class LyingReplica:
@@ -69,6 +77,7 @@ class LyingReplica:
     def __init__(self, world: World, site: ReplicaSite, rng: Random) -> None:
         self.world, self.site, self.rng = world, site, rng
         self.lies = True
+        self.withholds = rng.random() < 0.5  # its true signatures
         site.tainted, site.key_at_large = site.tainted or "lies", True
         site.falsify, site.false_steps = self.falsified, self.steps
         self._speak()
@@ -76,6 +85,9 @@ class LyingReplica:
     def stop(self) -> None:
         self.lies = False
         self.site.falsify = self.site.false_steps = None
+        process = self.site.process
+        if process is not None:
+            vars(process.signer).pop("sign_head", None)
 
     def _speak(self) -> None:
         process = self.site.process
@@ -83,6 +95,8 @@ class LyingReplica:
             return
         if process is not None and process.replica.state.epoch and not self.site.paused:
             process.watch.accuse = _nobody  # it does not mind what it finds of its own key
+            if self.withholds:
+                process.signer.sign_head = _unsigned
             epoch = process.replica.state.epoch
             forged = forged_head(views.head_at(process.store, epoch))
             shown = signed_by_replica(forged, self.site.key)
@@ -125,7 +139,13 @@ class LyingReplica:
         assert process is not None
         made = views.verifier_steps(process.store, start, 32 * 1024, self.rng.randint(1, 20))
         past = views.verifier_steps(process.store, max(start - 9, 1), 32 * 1024, 9)
-        index, lie = start + len(made), self.rng.choice(("head", "rules", "past", "gap", "repeated"))
+        index, lie = start + len(made), self.rng.choice(LIES)
+        if lie in ("head", "rules"):
+            for place, raw in enumerate(made):
+                true = proof_encoding.decode_step(raw)
+                if isinstance(true, EpochStep):
+                    head = self._other(true, lie, process)
+                    return encode_page([*made[:place], proof_encoding.encode_epoch_step(true.index, head)])
         for raw in (*reversed(made), *reversed(past)):
             step = proof_encoding.decode_step(raw)
             if lie == "gap":
@@ -143,7 +163,6 @@ class LyingReplica:
             return views.signed_head(process.store, self.rng.randint(1, step.head.head.epoch))
         other = types_pb2.EpochHead.FromString(step.head.head.encoded)
         other.issue_time_ms += 1
-        other.epoch += self.rng.randint(0, 1)
         other.rules += lie == "rules"
         shown = signed_by_replica(other.SerializeToString(deterministic=True), self.site.key)
         self.world.judges.forged(self.site.key.id, shown)

@@ -202,7 +202,8 @@ class ReplicaSite:
         self._asked(lambda process: process.push(request, key_id, answer))
 
     def steps_for(self, start: int) -> bytes | None:
-        if self.false_steps is not None and self._rng.random() < 0.15:
+        news = self.process is not None and start <= self.process.replica.state.verifier_log_size
+        if self.false_steps is not None and self._rng.random() < (0.5 if news else 0.1):
             return self._asked(lambda _: self.false_steps(start) if self.false_steps else None)
         made = self._asked(lambda process: process.steps(start))
         return self.falsify(made) if self.falsify and made is not None else made
