@@ -5,6 +5,7 @@ A tmpfs where this process may mount one, else the preloaded shim, which counts.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -60,10 +61,16 @@ class Tmpfs:
         shutil.copytree(moved, folder, dirs_exist_ok=True)
 
     def leave(self, size: int) -> None:
-        self.give_back()
-        free = os.statvfs(self._folder)
-        with (self._folder / FILLER).open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - size)
+        while True:
+            self.give_back()
+            free = os.statvfs(self._folder)
+            try:
+                with (self._folder / FILLER).open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, max(free.f_bavail * free.f_frsize - size, 1))
+                return
+            except OSError as error:  # the replica took some of it meanwhile
+                if error.errno != errno.ENOSPC:
+                    raise
 
     def give_back(self) -> None:
         (self._folder / FILLER).unlink(missing_ok=True)
