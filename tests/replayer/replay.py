@@ -254,6 +254,8 @@ class Replayer:
         said, signed = parse(types_pb2.EpochHead, head, 8192), self.state.signed_epoch
         hashes = [len(value) for _, value in said.ListFields() if isinstance(value, bytes)]
         require(said.epoch > 0 and hashes == [32] * 6)
+        if said.HasField("next_epoch_policy"):
+            self.keys_of(said.next_epoch_policy, 64)
         verifier = state_pb2.VerifierRow.FromString(self.get(b"k" + signature.key_id) or b"")
         require(verifier.listed, v.NOT_AUTHORIZED)
         require(said.epoch <= signed, v.EPOCH_PENDING if said.epoch == self.state.epoch else v.NO_SUCH_EPOCH)
