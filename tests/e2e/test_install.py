@@ -56,7 +56,9 @@ def install(folder: Path, wheel: Path, lock: str) -> Path:
         "--disable-pip-version-check",
     )
     requirements = HOUSE / "requirements" / f"{lock}.txt"
-    must(run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", requirements, cwd=folder.parent))
+    # pysyncobj is published as source alone: pure Python, which pip makes a wheel of.
+    built = ("--only-binary", ":all:", "--no-binary", "pysyncobj")
+    must(run(*pip, "--require-hashes", *built, "-r", requirements, cwd=folder.parent))
     must(run(*pip, "--no-deps", wheel, cwd=folder.parent))
     must(run(python, "-I", "-m", "pip", "check", cwd=folder.parent))
     return python
