@@ -94,7 +94,7 @@ async def test_a_dead_replica_fills_etcd_until_proposals_are_refused_and_no_furt
             assert not client.alarms()
             forget_replica(place.members.endpoints(), place.members.tls, place.prefix, "r2")
             await until(lambda: place.entries(client) == [])
-            # Its file may have grown near the quota between two looks; this etcd is too old for us to shrink it.
+            # Its file may have come near the quota between two looks; we shrink no etcd as old as this.
             await trio.to_thread.run_sync(place.members.etcdctl, "defrag")
             await until(lambda: not log._view.full)
             await propose_all(log, [b"there is room again"])
