@@ -38,7 +38,7 @@ def test_make_offers_every_target() -> None:
 
 @pytest.mark.slow
 def test_sim_prints_its_sum_last() -> None:
-    command = ["make", "sim", "ARGS=--schedules 2 --seed 1"]
+    command = ["make", "--no-print-directory", "sim", "ARGS=--schedules 2 --seed 1"]
     result = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     total = json.loads(result.stdout.splitlines()[-1])
