@@ -10,9 +10,7 @@ seen here: start() is told how far entries were applied, and refuses.
 
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import AsyncIterator, Collection
 
 import trio
 
@@ -32,11 +30,10 @@ from replication.types import (
     PublicPartChanged,
     require_size,
 )
+from replication.uses import Uses
 
 # A log is read in order, mostly once: its blocks are hardly worth keeping.
 CACHE_BYTES = 8 * 1024 * 1024
-
-T = TypeVar("T")
 
 
 def open_local_log(
@@ -81,7 +78,7 @@ class LocalLog:
         self._writing = False
         self._store_turn = trio.Lock()  # appending and rewriting take turns: a store has one writer
         self._rewriting = trio.Lock()  # taken BEFORE the turn, by who rewrites and by who compacts
-        self._working = 0  # uses of the store under way: it is closed AFTER the last
+        self._uses = Uses(self._halt)
 
     async def start(self, lo: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -156,8 +153,7 @@ class LocalLog:
             proposal.settle(LogNotRunning("the log is stopping"))
         self._announce()
         with trio.CancelScope(shield=True):
-            while self._working:
-                await self._changed.wait()
+            await self._uses.wait_for_end()
         self._store.close()
 
     def verify_chain(self, lo: int, hi: int) -> None:
@@ -179,7 +175,7 @@ class LocalLog:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting, self._store_turn:
             self._require_running()
-            await self._in_thread(lambda: self._rewrite(index, payload))
+            await self._uses.in_thread(lambda: self._rewrite(index, payload))
             self._recent = ()
 
     async def compact(self, indices: Collection[int]) -> bool:
@@ -187,7 +183,7 @@ class LocalLog:
         self._require_running()
         keys = [entry_key(index) for index in indices]
         async with self._rewriting:  # nobody rewrites these rows meanwhile; others may append
-            return await self._in_thread(lambda: self._store.compact(keys))
+            return await self._uses.in_thread(lambda: self._store.compact(keys))
 
     def _rewrite(self, index: int, payload: bytes) -> None:
         ((_, link, stored),) = entry_rows(self._store, index, index + 1)
@@ -204,7 +200,7 @@ class LocalLog:
                 async with self._store_turn:
                     run = self._take_run()
                     if run:
-                        self._link = await self._in_thread(lambda: self._append(run))
+                        self._link = await self._uses.in_thread(lambda: self._append(run))
                         self._advance(run)
         except BaseException as error:  # whatever it is, what is on the disk is no longer known
             self._halt(error)
@@ -262,25 +258,7 @@ class LocalLog:
         if recent and lo >= recent[0].index:
             await trio.lowlevel.checkpoint()
             return recent[lo - recent[0].index :]
-        return await self._in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
-
-    async def _in_thread(self, use_of_store: Callable[[], T]) -> T:
-        with self._at_work():
-            try:
-                return await trio.to_thread.run_sync(use_of_store)
-            except StorageError as error:
-                self._halt(error)
-                raise
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self._working += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            if self._stopping:
-                self._announce()
+        return await self._uses.in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
 
     def _wake_next(self) -> None:
         if self._queue and not self._writing:

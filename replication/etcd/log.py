@@ -13,9 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import trio
 
@@ -42,12 +40,11 @@ from replication.types import (
     ReplicationError,
     require_size,
 )
+from replication.uses import Uses
 
 CACHE_BYTES = 8 * 1024 * 1024  # a log is read in order, mostly once
 QUOTA_BYTES = 2 * 1024**3  # etcd's own default
 SESSION_BYTES = 8
-
-T = TypeVar("T")
 
 
 def open_etcd_log(
@@ -141,7 +138,7 @@ class EtcdLog:
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
         self._rewriting = trio.Lock()  # taken by who rewrites and by who compacts
-        self._working = 0  # uses of the store under way: it is closed AFTER the last
+        self._uses = Uses(self._halt)
 
     async def start(self, lo: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -205,7 +202,7 @@ class EtcdLog:
         if not 1 <= index <= self._last:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting:
-            await self._in_thread(lambda: self._copy.rewrite(index, payload))
+            await self._uses.in_thread(lambda: self._copy.rewrite(index, payload))
             self._recent = ()
 
     async def compact(self, indices: Collection[int]) -> bool:
@@ -218,7 +215,7 @@ class EtcdLog:
             return self._copy.compact(indices) and erased
 
         async with self._rewriting:
-            return await self._in_thread(forget)
+            return await self._uses.in_thread(forget)
 
     def leader_hint(self) -> bool:
         return self._is_running() and self._view.leads
@@ -250,8 +247,7 @@ class EtcdLog:
         self._announce()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._end_threads)
-            while self._working:
-                await self._changed.wait()
+            await self._uses.wait_for_end()
         self._store.close()
 
     def _end_threads(self) -> None:
@@ -300,25 +296,7 @@ class EtcdLog:
             await trio.lowlevel.checkpoint()
             return recent[lo - recent[0].index :]
         hi = min(lo + RUN_ENTRIES_MAX, self._last + 1)
-        return await self._in_thread(lambda: self.read(lo, hi, RUN_BYTES_MAX))
-
-    async def _in_thread(self, use_of_store: Callable[[], T]) -> T:
-        with self._at_work():
-            try:
-                return await trio.to_thread.run_sync(use_of_store)
-            except StorageError as error:
-                self._halt(error)
-                raise
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self._working += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            if self._stopping:
-                self._announce()
+        return await self._uses.in_thread(lambda: self.read(lo, hi, RUN_BYTES_MAX))
 
     def _announce(self) -> None:
         """Let everybody who waits look again."""

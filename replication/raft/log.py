@@ -7,9 +7,7 @@ the process must end. Nothing that comes in through a link can make that happen 
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import trio
 
@@ -37,13 +35,12 @@ from replication.types import (
     PeerTls,
     require_size,
 )
+from replication.uses import Uses
 
 # A log is read in order, mostly once: its blocks are hardly worth keeping.
 CACHE_BYTES = 8 * 1024 * 1024
 # A proposal waits so long for a leader: longer than any election, shorter than its clock reading is good for.
 LEADERLESS_S = 4.0
-
-T = TypeVar("T")
 
 
 def open_raft_log(
@@ -140,7 +137,7 @@ class RaftLog:
         self._waiting_bytes = 0
         # Uses of the journal.
         self._rewriting = trio.Lock()  # taken BEFORE the turn's lock, by who rewrites and by who compacts
-        self._working = 0  # uses under way: the journal is closed AFTER the last
+        self._uses = Uses(self._halt)
 
     async def start(self, lo: int) -> None:
         """As ReplicatedLog.start. Raises OSError, too, when this member cannot listen."""
@@ -202,14 +199,14 @@ class RaftLog:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting, self._member.between_turns:
             self._require_running()
-            await self._in_thread(lambda: self._journal.rewrite_private(index, payload))
+            await self._uses.in_thread(lambda: self._journal.rewrite_private(index, payload))
             self._recent = ()
 
     async def compact(self, indices: Collection[int]) -> bool:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._require_running()
         async with self._rewriting:  # nobody rewrites these rows meanwhile; turns go on
-            return await self._in_thread(lambda: self._journal.compact(indices))
+            return await self._uses.in_thread(lambda: self._journal.compact(indices))
 
     def leader_hint(self) -> bool:
         return self._is_running() and self._last is not None and self._last.role is Role.LEADER
@@ -256,8 +253,7 @@ class RaftLog:
         with trio.CancelScope(shield=True):
             if self._lo is not None:
                 await self._ended.wait()
-            while self._working:
-                await self._changed.wait()
+            await self._uses.wait_for_end()
         self._journal.close()
 
     # --- the member's life ---
@@ -323,26 +319,8 @@ class RaftLog:
                 await trio.lowlevel.checkpoint()
                 return recent[lo - recent[0].index :]
             if lo <= self._committed:
-                return await self._in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
+                return await self._uses.in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
             await self._changed.wait()
-
-    async def _in_thread(self, use_of_journal: Callable[[], T]) -> T:
-        with self._at_work():
-            try:
-                return await trio.to_thread.run_sync(use_of_journal)
-            except StorageError as error:
-                self._halt(error)
-                raise
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self._working += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            if self._stopping:
-                self._announce()
 
     # --- what may be asked when ---
 
