@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakMethod
 
 import trio
 
@@ -11,10 +12,12 @@ T = TypeVar("T")
 
 
 class Uses:
-    """Counts what is under way. `halt` is told when a use fails: what is on the disk is no longer known."""
+    """Counts what is under way. `halt`, a method of the log, is told when a use fails: what is on the disk is
+    no longer known. It is held weakly, so that a log that nobody keeps gives its store free at once.
+    """
 
     def __init__(self, halt: Callable[[BaseException], None]) -> None:
-        self._halt = halt
+        self._halt = WeakMethod(halt)
         self._under_way = 0
         self._ended = trio.Event()  # set and replaced whenever nothing is under way any more
 
@@ -24,7 +27,9 @@ class Uses:
         try:
             return await trio.to_thread.run_sync(use)
         except StorageError as error:
-            self._halt(error)
+            halt = self._halt()
+            if halt is not None:
+                halt(error)
             raise
         finally:
             self._under_way -= 1
