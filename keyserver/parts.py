@@ -9,19 +9,19 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyserver import majority
 from keyserver.admission.gate import Gate
 from keyserver.config import Epochs
 from keyserver.duties import Duties
-from keyserver.endorsing import Endorser
-from keyserver.exchange import Exchange
 from keyserver.lives import Lives
 from keyserver.machine.state import Machine
-from keyserver.majority import Majority
 from keyserver.metrics import Metrics
 from keyserver.own_key import KeyWatch
-from keyserver.peer_lines import PeerLine
-from keyserver.peers import Peers
+from keyserver.peers import majority
+from keyserver.peers.endorsing import Endorser
+from keyserver.peers.exchange import Exchange
+from keyserver.peers.lines import PeerLine
+from keyserver.peers.majority import Majority
+from keyserver.peers.service import Peers
 from keyserver.proposer import Clock, Proposer
 from keyserver.rate_limits import Limits, RateLimits
 from keyserver.replica import Replica

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from keyserver.backup_restore import RESTORED
 from keyserver.config import Config
+from keyserver.copies.backup_restore import RESTORED
 from keyserver.data_directory import DataDirectory, check_register
 from keyserver.machine.state import Machine, ReplicaState, load_state
 from keyserver.signer import REKEY, Signer

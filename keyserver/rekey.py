@@ -22,9 +22,9 @@ from pathlib import Path
 import trio
 
 from keyserver import quarantine
-from keyserver.backup_restore import RESTORED
 from keyserver.config import Config
-from keyserver.copies import machine_of
+from keyserver.copies.backup_restore import RESTORED
+from keyserver.copies.moment import machine_of
 from keyserver.data_directory import DATABASE, DataDirectory, LostTail, check_register, open_data
 from keyserver.engines import engine_of
 from keyserver.machine.state import ReplicaState, genesis_state, load_state

@@ -21,8 +21,8 @@ import trio
 
 from keyserver import free_space, logs, quarantine
 from keyserver.admission.gate import Gate
-from keyserver.backup_create import origin_of
 from keyserver.config import Config
+from keyserver.copies.backup_create import origin_of
 from keyserver.crash_counter import CrashCounter
 from keyserver.data_directory import open_data
 from keyserver.engines import engine_of, renew_tls
@@ -37,7 +37,7 @@ from keyserver.parts import Parts as Parts  # where callers look for these
 from keyserver.parts import Surroundings as Surroundings
 from keyserver.parts import assemble as assemble
 from keyserver.parts import now_ms as now_ms
-from keyserver.peer_lines import PeerLine, lines_to
+from keyserver.peers.lines import PeerLine, lines_to
 from keyserver.replica import Replica
 from keyserver.signals import HANDLED, Obedience
 from keyserver.signer import load_signer

@@ -15,10 +15,10 @@ import trio
 from e2eks.v1 import client_pb2, verification_pb2
 
 from keyserver import quarantine, requests
-from keyserver.endorsing import Endorser, private_of
 from keyserver.machine import commands, erasure, views
 from keyserver.machine.codes import Code, reason_of
 from keyserver.machine.commands import AddRatification, ChangeReplicas, Erase, SubmitUpdate
+from keyserver.peers.endorsing import Endorser, private_of
 from keyserver.proposer import Clock, Proposer
 from keyserver.published import Published
 from keyserver.rate_limits import Limits, RateLimits

@@ -7,7 +7,7 @@ from bench_measure import Measured, Plan, alternated, median, median_ratio, prog
 from bench_realm import Ground, Growth, name_of, set_up, temporary_folder
 from bench_replay import replay, streamed
 
-from keyserver.check_replica import check_replica
+from keyserver.copies.check_replica import check_replica
 from keyserver.machine.tables import Tables
 from kv.leveldb import LevelDBStore
 

@@ -10,8 +10,8 @@ from bench_measure import CPU, Measured, Plan, alternated, median, median_ratio,
 from bench_realm import Ground, grown
 from e2eks.v1 import client_pb2
 
-from keyserver.endorsing import Endorser
 from keyserver.metrics import Metrics
+from keyserver.peers.endorsing import Endorser
 from keyserver.proposer import Proposer
 from keyserver.replica import Replica
 from keyserver.run import now_ms

@@ -19,10 +19,10 @@ import trio
 from bench_measure import progress
 from workload.cast import Draft, Key, User, draft
 
-from keyserver import setup
 from keyserver.config import Config, Epochs, load_config
 from keyserver.data_directory import write_version
 from keyserver.demo.processes import free_port
+from keyserver.installation import setup
 from keyserver.machine import commands, views
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import AddRatification, AdmitVerifier, Command, Delimiter, SignHead

@@ -255,7 +255,7 @@ JUDGED: Sequence[str] = (
 DRIVEN: Sequence[str] = (
     *JUDGED,
     "keyserver/signer.py",
-    "keyserver/exchange.py",
+    "keyserver/peers/exchange.py",
     "verifier/signonce.py",
     "verifier/epoch.py",
     "verifier/consistency.py",

@@ -51,12 +51,16 @@ PURE = (
 )
 ACTING = ("verifier/files.py", "verifier/signonce.py", "*/testing.py")  # inside a pure glob, yet not pure
 TOOLS_AND_TESTS = ("tools/**", "tests/**")
-CALLED_TO_ACT = (*TOOLS_AND_TESTS, "*/testing.py", "keyserver/cli.py", "keyserver/demo/**")
+CALLED_TO_ACT = (*TOOLS_AND_TESTS, "*/testing.py", "keyserver/cli/commands.py", "keyserver/demo/**")
 CLOCKS = (
     *CALLED_TO_ACT,
     "keyserver/*.py",
     "keyserver/admission/*.py",
+    "keyserver/cli/*.py",
+    "keyserver/copies/*.py",
     "keyserver/frontends/*.py",
+    "keyserver/installation/*.py",
+    "keyserver/peers/*.py",
     "verifier/client/**",
     "verifier/daemon/evidence.py",
     "verifier/daemon/outbox.py",
@@ -108,17 +112,18 @@ PURE_BANS = (
 CONFINED: Mapping[str, tuple[str, ...]] = {
     "anycorn": ("keyserver/*.py", "keyserver/frontends/*.py"),
     "asyncio": ("keyserver/frontends/*.py", "verifier/daemon/*.py"),
-    "click": ("keyserver/*.py", "keyserver/demo/*.py", "verifier/client/*.py", "verifier/daemon/*.py"),
+    "click": ("keyserver/cli/*.py", "keyserver/demo/*.py", "verifier/client/*.py", "verifier/daemon/*.py"),
     "cryptography": ("keyserver/*.py", "keyserver/*/*.py", "verifier/client/*.py", "verifier/daemon/*.py"),
     "grpc": (
         "keyserver/*.py",
         "keyserver/frontends/*.py",
         "keyserver/demo/*.py",
+        "keyserver/peers/*.py",
         "replication/etcd/*.py",
         "verifier/client/*.py",
         "verifier/daemon/*.py",
     ),
-    "msgspec": ("keyserver/*.py", "keyserver/demo/*.py", "verifier/daemon/*.py"),
+    "msgspec": ("keyserver/*.py", "keyserver/copies/*.py", "keyserver/demo/*.py", "verifier/daemon/*.py"),
     "nacl": ("verifier/crypto/*.py",),
     "plyvel": ("kv/leveldb.py",),
     "pytest": (),  # */testing.py may name any of these

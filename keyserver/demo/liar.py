@@ -10,7 +10,7 @@ from e2eks.v1 import peers_pb2
 
 from keyserver.config import Config
 from keyserver.peer_certificates import read_peer_files
-from keyserver.peer_lines import lines_to
+from keyserver.peers.lines import lines_to
 from keyserver.signer import composed_message
 from verifier import encoding, epoch
 from verifier.crypto.hashing import key_id

@@ -17,10 +17,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from keyserver import setup
 from keyserver.config import Epochs, load_config
 from keyserver.demo import impostor
 from keyserver.demo.processes import DemoFailed, Processes, command, free_port, run, wait_until
+from keyserver.installation import setup
 from keyserver.verifier_list import read_verifier_info
 from verifier.realm import parse_realm_json, realm_json
 from verifier.types import Realm

@@ -18,7 +18,7 @@ from keyserver.frontends.grpc_health import Health
 from keyserver.frontends.handlers import Handlers
 from keyserver.frontends.listeners import links, listen, mutual_tls, new_server, tls
 from keyserver.metrics import Metrics
-from keyserver.peers import Peers
+from keyserver.peers.service import Peers
 from keyserver.rate_limits import Limits, Rate, RateLimits
 from keyserver.service import Service
 from keyserver.status import Status

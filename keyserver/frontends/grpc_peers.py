@@ -12,8 +12,8 @@ import grpc.aio
 
 from keyserver.frontends.handlers import Caller, Crossing, Handlers, Method
 from keyserver.peer_certificates import name_in
-from keyserver.peer_lines import SERVICE
-from keyserver.peers import Peers
+from keyserver.peers.lines import SERVICE
+from keyserver.peers.service import Peers
 from verifier.errors import Reason, Refused
 
 

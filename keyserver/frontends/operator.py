@@ -2,7 +2,7 @@
 
 Whoever may open the socket may read the database: its mode is 0600.
 
-POST /backup      the stream of keyserver.backup, of this moment; 409 while another one is being sent
+POST /backup      the stream of keyserver.copies.backup, of this moment; 409 while another one is being sent
 GET  /replicas    the present set of replicas, keyserver.replica_change.PresentSet
 POST /replicas    a change with its approvals, as in its file; 200 once the log has accepted it
 """
@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from keyserver.backup import Origin, copy_stream
+from keyserver.copies.backup import Origin, copy_stream
 from keyserver.frontends.replica_desk import ReplicaDesk
 from keyserver.operator_socket import MODE, SOCKET, socket_address
 from kv.interface import StorageError, Store

@@ -11,7 +11,7 @@ from operators import certificate_pem, set_up, verifier_file
 
 from attacks.surface import Surface
 from keyserver.config import check_files, load_config
-from keyserver.setup import SetUp, add_verifiers
+from keyserver.installation.setup import SetUp, add_verifiers
 from keyserver.signer import load_signer
 from keyserver.verifier_list import read_verifier_info
 from verifier.client.identity import Identities

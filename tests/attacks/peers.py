@@ -17,10 +17,10 @@ from workload.replica import Replica
 from attacks.surface import Surface, flipped
 from keyserver.admission.gate import Gate
 from keyserver.config import Registration
-from keyserver.endorsing import Endorser
-from keyserver.exchange import HOLD, Exchange
 from keyserver.metrics import Metrics
-from keyserver.peers import Peers as Service
+from keyserver.peers.endorsing import Endorser
+from keyserver.peers.exchange import HOLD, Exchange
+from keyserver.peers.service import Peers as Service
 from keyserver.proposer import Proposer
 from keyserver.signer import composed_message
 from keyserver.testing import OPEN, Person, small_realm

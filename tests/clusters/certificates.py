@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keyserver.certificates import Certified, issue_peer, issue_replica, make_peers_authority
+from keyserver.installation.certificates import Certified, issue_peer, issue_replica, make_peers_authority
 from replication.types import PeerTls
 
 REALM = "example.org"

@@ -16,9 +16,9 @@ from realm_processes.calls import reply_of
 from realm_processes.people import Authority, connect, new_person, register
 from realm_processes.realm import RealmProcesses
 
-from keyserver.certificates import Certified, issue_peer, load_authority, make_peers_authority
 from keyserver.demo.processes import wait_until
 from keyserver.demo.stage import HOST
+from keyserver.installation.certificates import Certified, issue_peer, load_authority, make_peers_authority
 from keyserver.signer import composed_message
 from verifier import encoding
 from verifier.crypto import hashing

@@ -19,11 +19,11 @@ from e2eks.v1 import verification_pb2
 from realm_processes.people import Authority, Person, connect, new_person, register
 from realm_processes.realm import VERIFICATION, RealmProcesses
 
-from keyserver import certificates
-from keyserver.certificates import Certified
 from keyserver.crash_counter import CRASHES_MAX
 from keyserver.demo.processes import wait_until
 from keyserver.demo.stage import HOST, REPLICA
+from keyserver.installation import certificates
+from keyserver.installation.certificates import Certified
 from keyserver.tls_files import OWN
 from verifier.errors import E2eksError, Refused
 from verifier.files import replace_file

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from realm_processes.people import Authority
 
-from keyserver import metrics, setup
+from keyserver import metrics
 from keyserver.demo.processes import command, run
+from keyserver.installation import setup
 from verifier.daemon import metrics as verifier_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

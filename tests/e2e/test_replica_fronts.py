@@ -26,8 +26,8 @@ from e2eks.v1 import client_pb2, verification_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from keyserver import setup
 from keyserver.config import Config, Listen, load_config
+from keyserver.installation import setup
 from keyserver.run import Running, first_cause, now_ms, run_replica
 from keyserver.testing import FAST, TTL_MS, Person, SmallRealm, first_epoch, seed
 from keyserver.verifier_list import VerifierCertificate, VerifierInfo

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from keyserver import setup
 from keyserver.demo.processes import command, free_port, run
+from keyserver.installation import setup
 from kv.leveldb import LevelDBStore
 from verifier.crypto.hashing import key_id
 from verifier.crypto.signatures import public_key

@@ -7,8 +7,8 @@ from random import Random
 from e2eks.v1 import command_pb2
 
 from kept.replica import Kept, log_rows
-from keyserver.check import LEFT_OUT, LOG
-from keyserver.check_register import REGISTER
+from keyserver.copies.check import LEFT_OUT, LOG
+from keyserver.copies.check_register import REGISTER
 from keyserver.machine.tables import Tables
 from kv.tables import Table
 from replication.chain import LINK_BYTES

@@ -8,9 +8,9 @@ from workload.cast import derive
 from workload.replica import MIN_INTERVAL_MS, Replica
 from workload.script import build
 
-from keyserver.check import Faults, Report, Subject, check
-from keyserver.check_register import Recorded
-from keyserver.copies import subject_of
+from keyserver.copies.check import Faults, Report, Subject, check
+from keyserver.copies.check_register import Recorded
+from keyserver.copies.moment import subject_of
 from keyserver.machine import commands, views
 from keyserver.machine.state import Machine
 from keyserver.machine.tables import Tables

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from keyserver import cli, setup
+from keyserver.cli import commands
+from keyserver.installation import setup
 from verifier.crypto import hashing, signatures
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
@@ -94,7 +95,7 @@ def keyserver_command(capsys: pytest.CaptureFixture[str]) -> Keyserver:
     """The command `keyserver`, run in this process."""
 
     def run(*arguments: object) -> Ended:
-        code = cli.run([str(argument) for argument in arguments])
+        code = commands.run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return Ended(code, captured.out, captured.err)

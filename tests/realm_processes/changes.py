@@ -7,11 +7,11 @@ import signal
 from dataclasses import astuple
 from datetime import UTC, datetime
 
-from keyserver import certificates
 from keyserver.demo.processes import free_port, wait_until
 from keyserver.demo.stage import HOST, listening
-from keyserver.plan import Ports
-from keyserver.setup import PEERS_CA, REALM_CA
+from keyserver.installation import certificates
+from keyserver.installation.plan import Ports
+from keyserver.installation.setup import PEERS_CA, REALM_CA
 from realm_processes.cluster import ClusterProcesses
 from realm_processes.crashes import Trial, see_register
 from verifier.crypto.hashing import key_id

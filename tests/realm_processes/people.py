@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from e2eks.v1 import client_pb2
 from e2eks.v1 import types_pb2 as pb
 
-from keyserver import certificates
+from keyserver.installation import certificates
 from verifier import encoding
 from verifier.client import drafts
 from verifier.client.admission import client_certificate_proof

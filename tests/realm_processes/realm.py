@@ -10,10 +10,10 @@ from typing import Any
 
 from e2eks.v1 import client_pb2
 
-from keyserver import setup
 from keyserver.config import Epochs
 from keyserver.demo.processes import command, wait_until
 from keyserver.demo.stage import HOST, REPLICA, Stage
+from keyserver.installation import setup
 from realm_processes.calls import Door, Reply
 from realm_processes.people import Authority
 from verifier.crypto.hashing import key_id

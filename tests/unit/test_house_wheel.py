@@ -59,7 +59,9 @@ def test_the_base_asks_for_no_server_packages(wheel: zipfile.ZipFile) -> None:
 def test_the_commands(wheel: zipfile.ZipFile) -> None:
     lines = member(wheel, "entry_points.txt").split()
     assert lines[0] == "[console_scripts]"
-    assert (
-        "".join(lines[1:])
-        == "e2eks=verifier.client.cli:mainkeyserver=keyserver.cli:mainverifier=verifier.daemon.cli:main"
+    commands = (
+        "e2eks=verifier.client.cli:main",
+        "keyserver=keyserver.cli.commands:main",
+        "verifier=verifier.daemon.cli:main",
     )
+    assert "".join(lines[1:]) == "".join(commands)

@@ -16,12 +16,12 @@ from kept.replica import Kept, scripted, store_of
 from workload.cast import make_realm
 from workload.replica import Replica
 
-from keyserver.backup import BackupDamaged, Copy, Origin, Part, copy_stream
-from keyserver.backup_create import create_backup
-from keyserver.backup_restore import RESTORED, restore, verify_backup, write_backup
-from keyserver.check_register import REGISTER
-from keyserver.check_replica import check_replica
 from keyserver.config import Config
+from keyserver.copies.backup import BackupDamaged, Copy, Origin, Part, copy_stream
+from keyserver.copies.backup_create import create_backup
+from keyserver.copies.backup_restore import RESTORED, restore, verify_backup, write_backup
+from keyserver.copies.check_register import REGISTER
+from keyserver.copies.check_replica import check_replica
 from keyserver.data_directory import DATABASE, LOG, VERSION
 from keyserver.machine import commands
 from keyserver.machine.tables import Tables

@@ -7,12 +7,12 @@ import pytest
 from kept.disk import left_behind
 from kept.replica import Kept
 
-from keyserver.backup_create import create_backup
-from keyserver.backup_restore import restore
-from keyserver.check import LOG
-from keyserver.check_replica import check_replica
 from keyserver.cluster import RAFT
 from keyserver.config import Config
+from keyserver.copies.backup_create import create_backup
+from keyserver.copies.backup_restore import restore
+from keyserver.copies.check import LOG
+from keyserver.copies.check_replica import check_replica
 from keyserver.machine import commands
 from kv.leveldb import LevelDBStore
 from replication.raft.journal import Journal

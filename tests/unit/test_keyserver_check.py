@@ -9,9 +9,9 @@ from kept.replica import Kept, kept_by, scripted, store_of
 from workload.cast import User, draft, erasure
 from workload.replica import Replica
 
-from keyserver.check import FAULTS_LISTED, LEFT_OUT, LOG, Faults, check
-from keyserver.check_register import REGISTER
-from keyserver.copies import subject_of
+from keyserver.copies.check import FAULTS_LISTED, LEFT_OUT, LOG, Faults, check
+from keyserver.copies.check_register import REGISTER
+from keyserver.copies.moment import subject_of
 from keyserver.machine import commands
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import Delimiter

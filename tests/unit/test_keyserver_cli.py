@@ -16,8 +16,8 @@ from e2eks.v1 import command_pb2
 from operators import Keyserver, keyserver_command, set_up, verifier_file
 
 from keyserver.config import load_config
+from keyserver.installation.setup import add_verifiers
 from keyserver.machine import commands, private_parts
-from keyserver.setup import add_verifiers
 from keyserver.verifier_list import read_verifier_info
 from replication.local import open_local_log
 from verifier.realm import parse_realm_json

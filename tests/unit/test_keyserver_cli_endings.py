@@ -9,7 +9,8 @@ import click
 import pytest
 from operators import Keyserver, keyserver_command
 
-from keyserver import cli, cli_realm, cli_replicas, exits
+from keyserver import exits
+from keyserver.cli import commands, realm, replicas
 from keyserver.machine.codes import Halt
 from kv.interface import StorageError, StorageInUse
 from verifier.errors import (
@@ -66,7 +67,7 @@ def test_the_trace_of_a_bug_is_shown_when_asked_for(
 ) -> None:
     monkeypatch.setenv("E2EKS_DEBUG", "1")
     monkeypatch.setattr("keyserver.config.load_config", lambda _: 1 / 0)
-    assert cli.run(["serve"]) == 1
+    assert commands.run(["serve"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -90,9 +91,9 @@ def test_wrong_usage_ends_with_2(keyserver: Keyserver, arguments: tuple[str, ...
     "command",
     [
         "",
-        *cli.keyserver.commands,
-        *(f"realm {name}" for name in cli_realm.realm.commands),
-        *(f"replicas {name}" for name in cli_replicas.replicas.commands),
+        *commands.keyserver.commands,
+        *(f"realm {name}" for name in realm.realm.commands),
+        *(f"replicas {name}" for name in replicas.replicas.commands),
     ],
 )
 def test_help_says_how_to_use_a_command(keyserver: Keyserver, command: str) -> None:
@@ -117,7 +118,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_imports_nothing_but_click() -> None:
     heavy = ("cryptography", "e2eks", "google", "grpc", "msgspec", "nacl", "plyvel", "structlog", "trio")
     script = (
-        "import sys\nfrom keyserver.cli import run\ncode = run(['serve', '--help'])\n"
+        "import sys\nfrom keyserver.cli.commands import run\ncode = run(['serve', '--help'])\n"
         f"loaded = [name for name in {heavy!r} if name in sys.modules]\n"
         "sys.exit(f'loaded {loaded}' if loaded else code)"
     )

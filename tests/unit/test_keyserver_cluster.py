@@ -7,12 +7,12 @@ import pytest
 from cryptography import x509
 from operators import NOW, certificate_pem, keyserver_command, set_up, verifier_file
 
-from keyserver import setup
-from keyserver.certificates import issue_peer, load_authority
 from keyserver.cluster import Timing
 from keyserver.config import check_files, effective, load_config
+from keyserver.installation import setup
+from keyserver.installation.certificates import issue_peer, load_authority
+from keyserver.installation.setup import Ports, Replica
 from keyserver.peer_certificates import name_in, read_peer_files
-from keyserver.setup import Ports, Replica
 from keyserver.signer import load_signer
 from keyserver.verifier_list import read_verifier_info
 from verifier import policy

@@ -11,10 +11,10 @@ from e2eks.v1 import client_pb2, peers_pb2
 
 from keyserver import requests
 from keyserver.admission.gate import Gate
-from keyserver.endorsing import Endorser, decode_endorse, encode_endorsed, private_of
 from keyserver.machine.commands import endorsement_message
-from keyserver.peer_lines import Unreached
-from keyserver.peers import doubt
+from keyserver.peers.endorsing import Endorser, decode_endorse, encode_endorsed, private_of
+from keyserver.peers.lines import Unreached
+from keyserver.peers.service import doubt
 from keyserver.signer import Signer
 from keyserver.testing import OPEN, Person, small_realm
 from verifier import limits

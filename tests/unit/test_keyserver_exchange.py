@@ -11,10 +11,10 @@ import pytest
 from e2eks.v1 import peers_pb2
 from e2eks.v1 import state_pb2 as pb
 
-from keyserver.exchange import EARLY_HEADS, HOLD, Exchange
 from keyserver.machine.state import Machine, genesis_state
 from keyserver.machine.tables import Tables
 from keyserver.metrics import Metrics
+from keyserver.peers.exchange import EARLY_HEADS, HOLD, Exchange
 from keyserver.proposer import Proposer
 from keyserver.quarantine import DIFFERENT
 from keyserver.signer import Signer

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from kept.disk import left_behind
 
-from keyserver.backup_create import create_backup
-from keyserver.backup_restore import restore
 from keyserver.cluster import RAFT, Cluster, MemberTable, Timing
 from keyserver.config import Config
-from keyserver.history_break import history_end, read_notice, require_explicit, sign_notice, signed_by
+from keyserver.copies.backup_create import create_backup
+from keyserver.copies.backup_restore import restore
+from keyserver.copies.history_break import history_end, read_notice, require_explicit, sign_notice, signed_by
 from replication.types import PeerTls
 from verifier import encoding
 from verifier.crypto import hashing, signatures

@@ -11,8 +11,8 @@ import pytest
 import trio
 from kept.replica import Kept, scripted, store_of
 
-from keyserver.backup import Copy, Origin
-from keyserver.check import check
+from keyserver.copies.backup import Copy, Origin
+from keyserver.copies.check import check
 from keyserver.exits import Unreachable
 from keyserver.frontends import operator
 from keyserver.machine import commands

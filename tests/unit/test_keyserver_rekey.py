@@ -12,10 +12,11 @@ import pytest
 import trio
 from operators import keyserver_command, set_up, verifier_file
 
-from keyserver import quarantine, setup
-from keyserver.backup_restore import RESTORED
+from keyserver import quarantine
 from keyserver.config import Config, Epochs, Listen, load_config
+from keyserver.copies.backup_restore import RESTORED
 from keyserver.data_directory import LostTail
+from keyserver.installation import setup
 from keyserver.own_key import Unanswered
 from keyserver.rekey import Rekeyed, rekey
 from keyserver.run import Running, first_cause, run_replica

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from operators import NOW, set_up
 
-from keyserver import member_tables, new_replica, replica_change
+from keyserver import replica_change
 from keyserver.cluster import MemberTable
 from keyserver.config import Config, check_files, load_config
-from keyserver.plan import Ports, Replica
+from keyserver.installation import member_tables, new_replica
+from keyserver.installation.plan import Ports, Replica
 from keyserver.replica_change import PresentSet
 from keyserver.signer import load_signer
 from verifier.crypto import hashing

@@ -10,9 +10,9 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from operators import NOW, REALM, certificate_pem, set_up, verifier_file
 
-from keyserver import setup
 from keyserver.config import check_files, check_split_view, load_config
-from keyserver.setup import Ports, Replica
+from keyserver.installation import setup
+from keyserver.installation.setup import Ports, Replica
 from keyserver.signer import load_signer
 from keyserver.verifier_list import read_verifier_info
 from verifier import policy

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from keyserver.majority import HOLDER, LEADERLESS_S, Majority
 from keyserver.metrics import Metrics
+from keyserver.peers.majority import HOLDER, LEADERLESS_S, Majority
 from keyserver.run import Parts
 from keyserver.status import Status
 from keyserver.testing import Disk, Person, running, small_realm

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keyserver import certificates, setup
 from keyserver.config import Config, load_config
+from keyserver.installation import certificates, setup
 from keyserver.tls_files import DAY_MS, OWN, WARN_DAYS, expiring, read_credentials
 from verifier.errors import ConfigError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import trio
 
-from keyserver.backup import CHUNK_BYTES, BackupDamaged, Manifest, Origin, copy_stream
-from keyserver.backup_restore import write_backup
 from keyserver.config import Config
-from keyserver.copies import machine_of, require_data
+from keyserver.copies.backup import CHUNK_BYTES, BackupDamaged, Manifest, Origin, copy_stream
+from keyserver.copies.backup_restore import write_backup
+from keyserver.copies.moment import machine_of, require_data
 from keyserver.data_directory import open_data
 from keyserver.engines import engine_of
 from keyserver.operator_socket import running_replica

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keyserver.command_line import (
+from keyserver.cli.command_line import (
     Commands,
     config_option,
     configs_option,
@@ -83,7 +83,7 @@ def realm_add_verifier(
     the replicas, one after the other.
     """
     from keyserver.config import load_config
-    from keyserver.setup import add_verifiers
+    from keyserver.installation.setup import add_verifiers
     from keyserver.verifier_list import read_verifier_info
     from verifier.realm import fingerprint
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyserver.command_line import (
+from keyserver.cli.command_line import (
     Commands,
     config_option,
     configs_option,
@@ -81,8 +81,8 @@ def new(replica: str, config_file: Path, authorities: Path, port_base: int | Non
     from datetime import UTC, datetime
 
     from keyserver.config import load_config
-    from keyserver.new_replica import new_replica
-    from keyserver.plan import Ports, Replica
+    from keyserver.installation.new_replica import new_replica
+    from keyserver.installation.plan import Ports, Replica
 
     name, equals, host = replica.partition("=")
     if not equals:
@@ -124,9 +124,9 @@ def new(replica: str, config_file: Path, authorities: Path, port_base: int | Non
 @configs_option
 def enlist(name: str, peers: str, replication: str, config_files: tuple[Path, ...]) -> None:
     """Name a member in [cluster.members]. Takes effect with the restart of each replica."""
-    from keyserver import member_tables
     from keyserver.cluster import MemberTable
     from keyserver.config import load_config
+    from keyserver.installation import member_tables
 
     for path in config_files:
         member_tables.enlist(load_config(path), name, MemberTable(peers, replication))
@@ -139,8 +139,8 @@ def enlist(name: str, peers: str, replication: str, config_files: tuple[Path, ..
 @configs_option
 def drop(name: str, config_files: tuple[Path, ...]) -> None:
     """Name a member no more in [cluster.members]. Takes effect with the restart of each replica."""
-    from keyserver import member_tables
     from keyserver.config import load_config
+    from keyserver.installation import member_tables
 
     for path in config_files:
         member_tables.drop(load_config(path), name)

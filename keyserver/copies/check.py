@@ -22,8 +22,8 @@ from typing import Any, Final
 from e2eks.v1 import command_pb2 as pb_command
 from e2eks.v1 import state_pb2 as pb
 
-from keyserver.check_proofs import IndexProofs
-from keyserver.check_register import Recorded, check_register
+from keyserver.copies.check_proofs import IndexProofs
+from keyserver.copies.check_register import Recorded, check_register
 from keyserver.machine import commands, step, views
 from keyserver.machine.codes import Halt
 from keyserver.machine.rows import parse_row

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from keyserver.check import LOG, Faults, Subject
+from keyserver.copies.check import LOG, Faults, Subject
 from keyserver.machine.codes import Halt
 from keyserver.machine.state import Machine, load_position
 from keyserver.machine.tables import Tables

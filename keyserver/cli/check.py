@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from keyserver.command_line import config_option, examples, output_option, show
+from keyserver.cli.command_line import config_option, examples, output_option, show
 
 FAULTS_FOUND = 1
 
@@ -29,8 +29,8 @@ def check(config_file: Path, output: str) -> None:
     Works on a stopped replica, and on a running one without disturbing it. Changes nothing. Exit code 0: all
     is sound. 1: there are faults, each shown with its table, its key and the reason.
     """
-    from keyserver.check_replica import check_replica
     from keyserver.config import load_config
+    from keyserver.copies.check_replica import check_replica
 
     config = load_config(config_file)
     checked = check_replica(config, progress())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keyserver.backup import Copy
-from keyserver.check import Progress, Report, Subject, check
-from keyserver.check_register import Recorded
 from keyserver.config import Config
-from keyserver.copies import machine_of, recorded_by, require_data, scratch_store, stopped_replica
+from keyserver.copies.backup import Copy
+from keyserver.copies.check import Progress, Report, Subject, check
+from keyserver.copies.check_register import Recorded
+from keyserver.copies.moment import machine_of, recorded_by, require_data, scratch_store, stopped_replica
 from keyserver.operator_socket import running_replica
 
 

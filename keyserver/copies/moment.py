@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from keyserver.backup import other_rows
-from keyserver.check import LOG, STORAGE, Faults, Subject
-from keyserver.check_register import REGISTER, Recorded
 from keyserver.config import Config
+from keyserver.copies.backup import other_rows
+from keyserver.copies.check import LOG, STORAGE, Faults, Subject
+from keyserver.copies.check_register import REGISTER, Recorded
 from keyserver.data_directory import DATABASE, VERSION, UnknownVersion, read_version
 from keyserver.engines import engine_of
 from keyserver.machine import commands

@@ -7,7 +7,7 @@ import os
 
 from keyserver import cluster
 from keyserver.config import Listen, Storage
-from keyserver.plan import Plan, Replica, address
+from keyserver.installation.plan import Plan, Replica, address
 
 PEER_CERTIFICATE, PEER_KEY, PEERS_AUTHORITY = "tls/peer.pem", "tls/peer.key", "tls/peers-ca.pem"
 

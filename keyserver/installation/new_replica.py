@@ -11,13 +11,13 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
-from keyserver.certificates import Certified, load_authority
 from keyserver.cluster import MemberTable
 from keyserver.config import CONFIG_BYTES, Config, load_config, split_address
-from keyserver.member_tables import with_table
-from keyserver.plan import REPLICA_NAME, Ports, Replica, address
-from keyserver.replica_folder import Contents, fill
-from keyserver.setup import PEERS_CA, REALM_CA
+from keyserver.installation.certificates import Certified, load_authority
+from keyserver.installation.member_tables import with_table
+from keyserver.installation.plan import REPLICA_NAME, Ports, Replica, address
+from keyserver.installation.replica_folder import Contents, fill
+from keyserver.installation.setup import PEERS_CA, REALM_CA
 from verifier import limits
 from verifier.errors import ConfigError
 from verifier.files import check_private, read_file, read_secret

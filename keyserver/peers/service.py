@@ -17,9 +17,9 @@ import trio
 from e2eks.v1 import peers_pb2
 
 from keyserver import quarantine, requests
-from keyserver.endorsing import Endorser, decode_endorse, encode_endorsed
-from keyserver.exchange import Exchange
-from keyserver.peer_lines import PeerLine, Unreached
+from keyserver.peers.endorsing import Endorser, decode_endorse, encode_endorsed
+from keyserver.peers.exchange import Exchange
+from keyserver.peers.lines import PeerLine, Unreached
 from keyserver.proposer import Clock, Proposer
 from keyserver.replica import Replica
 from keyserver.signer import Quarantined, Signer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keyserver.cluster import MemberTable
 from keyserver.config import CONFIG_BYTES, Config, load_config
-from keyserver.plan import REPLICA_NAME
+from keyserver.installation.plan import REPLICA_NAME
 from verifier.errors import ConfigError
 from verifier.files import read_file, replace_file
 

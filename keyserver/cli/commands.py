@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyserver import cli_backup, cli_check, cli_keys, cli_realm, cli_replicas
-from keyserver.command_line import Commands, config_option, examples, flat, output_option, path_option, show
+from keyserver.cli import backup, check, keys, realm, replicas
+from keyserver.cli.command_line import (
+    Commands,
+    config_option,
+    examples,
+    flat,
+    output_option,
+    path_option,
+    show,
+)
 
 if TYPE_CHECKING:
     from keyserver.config import Config
@@ -83,7 +91,7 @@ def init(
     """Set up a realm in DIR: keys, certificates, realm.json and a configuration for each replica."""
     from datetime import UTC, datetime
 
-    from keyserver import setup
+    from keyserver.installation import setup
 
     plan = setup.Plan(
         realm=realm,
@@ -117,7 +125,7 @@ def init(
 
 
 def _replica(text: str) -> Any:
-    from keyserver.setup import Replica
+    from keyserver.installation.setup import Replica
 
     name, equals, host = text.partition("=")
     if not equals:
@@ -125,7 +133,7 @@ def _replica(text: str) -> Any:
     return Replica(name, host)
 
 
-keyserver.add_command(cli_realm.realm)
+keyserver.add_command(realm.realm)
 
 
 # Serving
@@ -198,7 +206,7 @@ def _check(config: Config, output: str) -> None:
 @output_option
 def status(config_file: Path, url: str, timeout: float, output: str) -> None:
     """Ask a running replica how it is. Exit code 0 if it is ready, 5 if not."""
-    from keyserver.remote_status import fetch_status
+    from keyserver.cli.remote_status import fetch_status
 
     record = fetch_status(config_file, url, timeout)
     show(record, output)
@@ -213,7 +221,7 @@ def status(config_file: Path, url: str, timeout: float, output: str) -> None:
 @output_option
 def head(config_file: Path, url: str, timeout: float, output: str) -> None:
     """Print the newest epoch head of a running replica, and who ratified it."""
-    from keyserver.remote_status import fetch_status
+    from keyserver.cli.remote_status import fetch_status
     from verifier.errors import Reason, Refused
 
     record = fetch_status(config_file, url, timeout).get("head")
@@ -245,11 +253,11 @@ def log_dump(config_file: Path, start: int, limit: int | None, output: str) -> N
             show(record, "jsonl")
 
 
-keyserver.add_command(cli_check.check)
-keyserver.add_command(cli_check.verify_db)
-keyserver.add_command(cli_backup.backup)
-keyserver.add_command(cli_keys.keys)
-keyserver.add_command(cli_replicas.replicas)
+keyserver.add_command(check.check)
+keyserver.add_command(check.verify_db)
+keyserver.add_command(backup.backup)
+keyserver.add_command(keys.keys)
+keyserver.add_command(replicas.replicas)
 
 
 # The rest

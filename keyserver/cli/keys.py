@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keyserver.command_line import Commands, config_option, examples, output_option, show
+from keyserver.cli.command_line import Commands, config_option, examples, output_option, show
 
 
 @click.group(cls=Commands, epilog=examples("keyserver keys rekey -c replicas/r1/keyserver.toml"))

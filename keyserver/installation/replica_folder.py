@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from keyserver import certificates
-from keyserver.certificates import Certified
-from keyserver.config_file import PEER_CERTIFICATE, PEER_KEY, PEERS_AUTHORITY
-from keyserver.plan import Replica, is_loopback
+from keyserver.installation import certificates
+from keyserver.installation.certificates import Certified
+from keyserver.installation.config_file import PEER_CERTIFICATE, PEER_KEY, PEERS_AUTHORITY
+from keyserver.installation.plan import Replica, is_loopback
 from keyserver.verifier_list import encode_verifier_certificates
 from kv.interface import StorageError
 from verifier.crypto import hashing, signatures

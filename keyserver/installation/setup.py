@@ -3,7 +3,7 @@
 DIR/realm.json                  what clients and verifiers get; nothing in it is secret
 DIR/ca/realm-ca.{pem,key}       the authority of the replicas' TLS certificates; keep the key offline
 DIR/ca/peers-ca.{pem,key}       in a cluster: that of links between replicas; keep the key offline too
-DIR/replicas/NAME/              all that one replica needs besides realm.json (keyserver.replica_folder)
+DIR/replicas/NAME/              what one replica needs besides realm.json (installation.replica_folder)
 
 Folders of replicas are made on one machine and carried to theirs, at the same place beside realm.json.
 Nothing that exists is overwritten, except realm.json and verifiers.json when a verifier is added.
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from e2eks.v1 import types_pb2 as pb
 
-from keyserver import certificates, config_file
 from keyserver.config import Config, load_config
-from keyserver.plan import Plan as Plan  # what tells `init` what to do
-from keyserver.plan import Ports as Ports
-from keyserver.plan import Replica as Replica
-from keyserver.plan import address, check_plan
-from keyserver.replica_folder import Contents, fill, make_folder
+from keyserver.installation import certificates, config_file
+from keyserver.installation.plan import Plan as Plan  # what tells `init` what to do
+from keyserver.installation.plan import Ports as Ports
+from keyserver.installation.plan import Replica as Replica
+from keyserver.installation.plan import address, check_plan
+from keyserver.installation.replica_folder import Contents, fill, make_folder
 from keyserver.verifier_list import VerifierCertificate, VerifierInfo, encode_verifier_certificates
 from verifier import encoding, limits, policy
 from verifier.crypto import hashing, signatures, vrf

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from keyserver.backup import BackupDamaged, Copy, Manifest, Part
-from keyserver.check import Progress, Report, check
 from keyserver.cluster import RAFT
 from keyserver.config import Config
-from keyserver.copies import scratch_store
+from keyserver.copies.backup import BackupDamaged, Copy, Manifest, Part
+from keyserver.copies.check import Progress, Report, check
+from keyserver.copies.moment import scratch_store
 from keyserver.data_directory import DATABASE, write_version
 from keyserver.engines import Engine, engine_of
 from keyserver.machine import commands

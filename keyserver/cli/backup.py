@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from keyserver.cli_check import progress, show_report
-from keyserver.command_line import Commands, config_option, examples, output_option, path_option, show
+from keyserver.cli.check import progress, show_report
+from keyserver.cli.command_line import Commands, config_option, examples, output_option, path_option, show
 
 
 @click.group(cls=Commands, epilog=examples("keyserver backup create -c keyserver.toml r1.e2eks"))
@@ -29,8 +29,8 @@ def create(target: Path, config_file: Path, output: str) -> None:
 
     Works on a stopped replica, and on a running one without disturbing it.
     """
-    from keyserver.backup_create import create_backup
     from keyserver.config import load_config
+    from keyserver.copies.backup_create import create_backup
 
     config = load_config(config_file)
     manifest, digest = create_backup(config, target)
@@ -60,8 +60,8 @@ def verify(source: Path, realm_file: Path | None, output: str) -> None:
 
     Exit code 0: all is sound. 1: the file is damaged, or what it holds has faults.
     """
-    from keyserver.backup_restore import verify_backup
     from keyserver.config import load_realm
+    from keyserver.copies.backup_restore import verify_backup
 
     realm = load_realm(realm_file) if realm_file else None
     manifest, report = verify_backup(source, realm, progress())
@@ -92,9 +92,9 @@ def restore(source: Path, config_file: Path, notice: Path | None, output: str) -
     """
     import time
 
-    from keyserver import history_break
-    from keyserver.backup_restore import restore as put_back
     from keyserver.config import load_config
+    from keyserver.copies import history_break
+    from keyserver.copies.backup_restore import restore as put_back
 
     config = load_config(config_file)
     history_break.require_explicit(config, notice)

@@ -17,7 +17,7 @@ from keyserver import requests
 from keyserver.admission.gate import Gate
 from keyserver.machine import commands, private_parts
 from keyserver.machine.commands import Endorsement
-from keyserver.peer_lines import PeerLine, Unreached
+from keyserver.peers.lines import PeerLine, Unreached
 from keyserver.proposer import Clock
 from keyserver.signer import Signer
 from verifier import limits

@@ -1,0 +1,1 @@
+"""What is written before a replica first starts: keys, certificates, folders, configuration."""
