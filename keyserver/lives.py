@@ -17,7 +17,7 @@ import trio
 
 from kv.interface import StorageError
 from verifier.errors import ConfigError
-from verifier.files import read_file, replace_file
+from verifier.files import find_file, replace_file
 
 CEILING = "clock-ceiling"  # the file's name
 AHEAD_MS = 10_000  # one synced write in so long
@@ -46,9 +46,9 @@ class Lives:
 
 
 def _read(path: Path) -> int:
-    if not path.exists():
+    text = find_file(path, TEXT_BYTES, "clock ceiling")
+    if text is None:
         return 0
-    text = read_file(path, TEXT_BYTES, "clock ceiling").strip()
-    if not text.isdigit():
+    if not text.strip().isdigit():
         raise ConfigError(f"{path} does not hold a time in milliseconds. Remove it if this key has no copy")
     return int(text)

@@ -20,7 +20,10 @@ class Clone:
         self.copy = make(original.world, original.number, copy=label)
         views, files = original.disk.image()
         self.copy.disk.views = views
-        self.copy.disk.files = {str(self.copy.register): File(files[str(original.register)])}
+        self.copy.disk.files = {
+            path.replace(f"/{original.disk.name}/", f"/{self.copy.disk.name}/"): File(data)
+            for path, data in files.items()
+        }
         self.copy.tainted = "clone"
         original.key_at_large = self.copy.key_at_large = True
         self.copy.start()

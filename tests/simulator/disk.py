@@ -16,11 +16,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from keyserver.quarantine import OWN_KEY, Evidence
 from kv.interface import Reader, StorageError
+from verifier.errors import ConfigError
 
 
 class Crash(BaseException):
@@ -253,3 +256,30 @@ class Files:
     def rename(self, old: object, new: object) -> None:
         files = self._disk(old).files
         files[str(new)] = files.pop(str(old))
+
+    # What `verifier.files` does
+
+    def find_file(self, path: object, limit: int, what: str) -> bytes | None:
+        """The newest contents, None where there is no such file."""
+        file = self._file(path)
+        return None if file is None else bytes(file.data)
+
+    def replace_file(self, path: object, data: bytes) -> None:
+        """The whole new contents, or the old ones untouched. Raises ConfigError, Crash."""
+        disk = self._disk(path)
+
+        def apply() -> None:
+            disk.files[str(path)] = File(data)
+
+        try:
+            disk.write(apply)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+    def keep_evidence(
+        self, folder: Path, realm: object, key_id: bytes, evidence: Evidence, *, about: str = OWN_KEY
+    ) -> Path:
+        """As `quarantine.keep_evidence`. Raises ConfigError, Crash."""
+        path = folder / f"{about}-{len(self._disk(folder).files)}.json"
+        self.replace_file(path, evidence.what.encode("ascii"))
+        return path

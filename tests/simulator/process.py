@@ -6,27 +6,28 @@ a turn of the driver, then its messages; committed entries applied and written, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from keyserver import data_directory, own_key
+from keyserver import data_directory, own_key, quarantine
 from keyserver.config import Epochs
 from keyserver.duties import Duties
 from keyserver.erasure import Blanker
-from keyserver.exchange import Exchange
+from keyserver.lives import CEILING, Lives
 from keyserver.machine import commands, notices, views
 from keyserver.machine.codes import Code
 from keyserver.machine.commands import AddRatification, SubmitUpdate
 from keyserver.machine.erasure import owed_blankings
 from keyserver.machine.state import Machine
 from keyserver.own_key import KeyWatch
-from keyserver.peer_lines import Unreached
-from keyserver.peers import Peers
+from keyserver.peers.exchange import Exchange
+from keyserver.peers.lines import Unreached
+from keyserver.peers.majority import LOOK_EVERY_S, Majority
+from keyserver.peers.service import Peers
 from keyserver.proposer import Proposer
 from keyserver.replica import Batch, Replica
 from keyserver.service import Located, Service
@@ -35,12 +36,12 @@ from keyserver.verifier_log import encode_page
 from keyserver.vrf_cache import VrfCache
 from replication.raft.codec import Encoder, decode
 from replication.raft.driver import Driver
-from replication.raft.events import Event, Outcome, Proposed, Role, Timing
+from replication.raft.events import Event, Role, Timing
 from replication.raft.journal import Journal
-from replication.types import RUN_BYTES_MAX, RUN_ENTRIES_MAX, LogEntry, NoLeader, ProposalLost
+from replication.types import RUN_BYTES_MAX, RUN_ENTRIES_MAX
 from simulator.cast import seed_of
+from simulator.log import Log
 from simulator.network import Unanswered
-from simulator.seams import Event as Settled
 from simulator.seams import finish
 from simulator.world import MS, SECOND
 from verifier import encoding
@@ -55,6 +56,8 @@ EPOCHS = Epochs(min_interval_ms=500, max_interval_ms=1_500, retry_interval_ms=25
 TIMING = Timing(election_min_s=0.7, election_max_s=1.4, heartbeat_s=0.2, quorum_s=1.6, settle_s=2.5)
 LOOK_EVERY_US = 2 * SECOND
 VISIT_EVERY_US = 2 * SECOND
+MAJORITY_EVERY_US = round(LOOK_EVERY_S * SECOND)
+UPDATE_TIMEOUT_MS = 5_000
 NOTHING_COUNTED: Any = SimpleNamespace(
     count=lambda *_, **__: None, set=lambda *_: None, observe=lambda *_: None
 )
@@ -63,51 +66,6 @@ NO_LIMITS: Any = SimpleNamespace(
     lookup=lambda *_: None, update=lambda *_: None, signed_update=lambda *_: None,
     unknown_names=SimpleNamespace(take=lambda _: None),
 )  # fmt: skip
-
-ENDINGS = {Outcome.REFUSED: NoLeader, Outcome.UNKNOWN: ProposalLost}
-
-
-class Log:
-    """The replicated log as the proposer and the duties of one process see it."""
-
-    def __init__(self, process: ReplicaProcess) -> None:
-        self._process = process
-        self._tokens = count(1)
-        self.waiting: list[Proposed] = []
-        self._open: dict[int, tuple[Settled, list[Outcome]]] = {}
-
-    async def propose(self, payload: bytes) -> None:
-        self._process.world.judges.proposing(self._process.site, payload)
-        token, settled, outcome = next(self._tokens), Settled(), []
-        self._open[token] = settled, outcome
-        self.waiting.append(Proposed(token, payload))
-        self._process.site.wake()
-        await settled.wait()
-        if outcome[0] is not Outcome.COMMITTED:
-            raise ENDINGS[outcome[0]](outcome[0].value)
-
-    def settle(self, token: int, outcome: Outcome) -> None:
-        settled, place = self._open.pop(token, (None, []))
-        if settled is not None:
-            place.append(outcome)
-            settled.set()
-
-    def leader_hint(self) -> bool:
-        return self._process.leads
-
-    def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
-        return self._process.journal.read(lo, hi, max_bytes)
-
-    async def rewrite_private(self, index: int, payload: bytes) -> None:
-        self._process.journal.rewrite_private(index, payload)
-
-    async def compact(self, indices: Collection[int]) -> bool:
-        return self._process.journal.compact(indices)
-
-    def status(self) -> Any:
-        journal = self._process.journal
-        stored = journal.last_application
-        return SimpleNamespace(committed_index=journal.committed_to, stored_index=stored)
 
 
 @dataclass
@@ -142,8 +100,9 @@ class ReplicaProcess:
         self.log = Log(self)
         self.store = site.disk.open_store("db")
         self.signer = open_signer(site)
-        self.leads = False
         data_directory.check_register(self.store, self.log, self.signer)
+        for path in self._kept(quarantine.OWN_KEY):
+            self.signer.quarantine(f"there is evidence that this key was used elsewhere: {path}")
         self.driver = Driver(
             member=site.name,
             members=world.members,
@@ -156,12 +115,21 @@ class ReplicaProcess:
         machine = Machine(world.cast.realm, EPOCHS.min_interval_ms)
         self.replica = Replica(machine, self.store, vrf, NOTHING_COUNTED)
         self.driver.know_committed(self.replica.position.index)
-        end = self.journal.last_application
-        self.watch = KeyWatch(self.replica, self.signer, site.clock, log_end=end, ask=lambda _: b"")
-        self.proposer = Proposer(self.log, self.signer, site.clock, self.watch.proposed)
+        lives, end = Lives(site.register.parent / CEILING), self.journal.last_application
+        self.watch = KeyWatch(
+            self.replica, self.signer, site.clock,
+            log_end=end, ask=lambda _: b"", evidence=site.evidence, former_ms=lives.former_ms,
+        )  # fmt: skip
+        self.proposer = Proposer(
+            self.log, self.signer, site.clock, self.watch.proposed, self.replica.applied.wake, lives,
+            lambda: self.replica.state.rules,
+        )  # fmt: skip
         chance = world.chance("duties", site.name, site.lives).random
-        self.exchange = Exchange(self.replica, self.signer, self.proposer, NOTHING_COUNTED, site.clock)
-        self.exchange.remember([Path("evidence")] if site.differed else [])
+        self.exchange = Exchange(
+            self.replica, self.signer, self.proposer, NOTHING_COUNTED, site.clock, site.evidence
+        )
+        self.exchange.remember(self._kept(quarantine.DIFFERENT))
+        self.majority = Majority(self.log, self.proposer, self.replica, site.clock, world.seconds)
         self.lines = [Line(site, member) for member in world.members if member != site.name]
         self.peers = Peers(
             self.replica, self.signer, self.proposer, NO_ENDORSER, self.exchange, (), site.clock
@@ -170,48 +138,56 @@ class ReplicaProcess:
             self.replica, self.signer, self.proposer, self.log, EPOCHS, site.clock, chance, self._has_signed
         )
         self.service = Service(
-            self.replica, self.proposer, NO_ENDORSER, realm_json=b"", update_timeout_ms=5_000,
+            self.replica, self.proposer, NO_ENDORSER, realm_json=b"", update_timeout_ms=UPDATE_TIMEOUT_MS,
             clock=site.clock, fresh_salt=lambda: bytes(32), rates=NO_LIMITS,
         )  # fmt: skip
         self.blanker = Blanker(self.replica, self.log)  # type: ignore[arg-type]
         self._proposing = self.proposer.run()
+        self._rows = self.replica.applied.turn()
         self._waiting: dict[bytes, list[Waiting]] = {}
         self._proofs: list[Callable[[], bool]] = []
         self._duties_at = 0
-        self._look_at = 0
+        self._look_at = self._majority_at = 0
         self._to_show = False
         self._visit_at = 0
         self._standing: tuple[Role | None, int] = (None, 0)
+
+    def _kept(self, about: str) -> list[Path]:
+        """The files of evidence that former lives left."""
+        start = f"{self.site.evidence}/{about}-"
+        return [Path(path) for path in sorted(self.site.disk.files) if path.startswith(start)]
+
+    @property
+    def leads(self) -> bool:
+        return self.log.leader_hint()
 
     # One turn
 
     def run(self, inbox: list[Event]) -> int:
         """Everything there is to do now; microseconds until there is more. Raises StorageError, Halt."""
         self._look()
-        turn = self.driver.turn([*inbox, *self.log.waiting[: len(self.log.waiting)]])
-        self.log.waiting.clear()
+        turn = self.driver.turn([*inbox, *self.log.take()])
+        self.log.turned(turn)
         if (turn.role, turn.term) != self._standing:
             self._standing = turn.role, turn.term
             self.world.note(self.site.name, turn.role, "of term", turn.term)
-        self.leads = turn.role is Role.LEADER
         self.world.judges.turned(self.site, turn)
         self._send(turn.outgoing)
-        applied = self._apply(turn.committed_to)
-        for token, outcome in turn.settled:
-            self.log.settle(token, outcome)
-        if applied or self.world.now >= self._duties_at:
+        self._apply(turn.committed_to)
+        self.log.settle(turn)
+        if self.world.now >= self._majority_at:
+            self._majority_at = self.world.now + MAJORITY_EVERY_US
+            self.majority.look()
+        if self._rows.is_set() or self.world.now >= self._duties_at:
             self._pursue()
         if self._to_show or self.world.now >= self._visit_at:
             self._to_show = False
             self._visit()
         self._proposing.send(None)
-        if self.log.waiting:
+        if self.log.has_news or self._rows.is_set():
             return 200
-        return min(
-            round(self.driver.wait_s() * SECOND),
-            self._duties_at - self.world.now,
-            self._visit_at - self.world.now,
-        )
+        until = min(self._duties_at, self._visit_at, self._majority_at)
+        return min(round(self.driver.wait_s() * SECOND), until - self.world.now)
 
     def _send(self, outgoing: Any) -> None:
         lie = self.site.lie
@@ -219,8 +195,7 @@ class ReplicaProcess:
         for member, message in carried(told):
             self.world.network.send(self.site.name, member, message)
 
-    def _apply(self, committed: int) -> bool:
-        done = False
+    def _apply(self, committed: int) -> None:
         while self.replica.position.index < committed:
             lo = self.replica.position.index + 1
             entries = self.journal.read(lo, min(committed + 1, lo + RUN_ENTRIES_MAX), RUN_BYTES_MAX)
@@ -233,8 +208,6 @@ class ReplicaProcess:
             self.world.judges.applied(self.site, before, entries, batch)
             self._note(batch)
             self._answer(batch)
-            done = True
-        return done
 
     def _note(self, batch: Batch) -> None:
         position = batch.position
@@ -247,6 +220,7 @@ class ReplicaProcess:
         self._to_show = True
 
     def _pursue(self) -> None:
+        self._rows = self.replica.applied.turn()  # BEFORE looking
         if not self.signer.quarantined and not self.proposer.held:
             finish(self.duties.pursue())
         self._duties_at = self.world.now + round(self.duties._pause_ms() * MS)
@@ -264,7 +238,8 @@ class ReplicaProcess:
         self, command: SubmitUpdate | AddRatification, part: bytes, decided: Callable[[Code, int], None]
     ) -> None:
         """Raises Refused."""
-        command_id = self.proposer.submit(command, part)
+        until = self.world.seconds() + UPDATE_TIMEOUT_MS / 1000
+        command_id = self.proposer.submit(command, part, until)
         self._waiting.setdefault(command_id, []).append(Waiting(decided))
         self.site.wake()
 
@@ -328,13 +303,15 @@ class ReplicaProcess:
                 finish(self.peers._show(line))  # type: ignore[arg-type]
 
     def _look(self) -> None:
-        """What verifiers ratified with this replica's signature; BEFORE anything is signed."""
-        if self.world.now < self._look_at or self.signer.quarantined:
+        """What verifiers ratified with this replica's signature, BEFORE anything is signed; and erasure."""
+        if self.world.now < self._look_at:
             return
         self._look_at = self.world.now + LOOK_EVERY_US
         owed = owed_blankings(self.store, 4)
-        if owed:
+        if owed and not self.proposer.held:
             finish(self.blanker.pay(owed))
+        if self.signer.quarantined:
+            return
         for shown in self.site.ask_verifiers():
             found = own_key.unaccounted(self.store, self.world.cast.realm, self.signer, shown)
             if found is not None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from keyserver.machine import commands
 from keyserver.machine.codes import Code, Halt
 from keyserver.machine.commands import SubmitUpdate
+from keyserver.quarantine import EVIDENCE
 from kv import crash_points
 from kv.interface import StorageError
 from replication.raft.events import Event
@@ -40,6 +41,7 @@ class ReplicaSite:
         self.clock = WallClock(lambda: world.now)
         self.disk = world.disk(self.name + copy)
         self.register = Path(f"/sim/{self.disk.name}/sign-once.register")
+        self.evidence = self.register.parent / EVIDENCE
         self.process: ReplicaProcess | None = None
         self.paused = False
         self.tainted = ""  # why what this machine does is not held against shipped code
@@ -47,7 +49,6 @@ class ReplicaSite:
         self.stays_down = ""  # why it is not started again
         self.lie: Callable[[str, Any], Any] | None = None
         self.words: Callable[[str, bytes], bytes] | None = None  # what a liar shows of its heads, to whom
-        self.differed = False  # evidence is kept that another replica has another head
         self.falsify: Callable[[bytes], bytes] | None = None
         self.false_steps: Callable[[int], bytes | None] | None = None
         self.kept: Any = None  # the newest image of a disk that an old one has replaced
@@ -103,7 +104,6 @@ class ReplicaSite:
             return
         self.world.judges.ended(self, why)
         self.world.note(self.name, "ends", why)
-        self.differed = bool(self.process.exchange._open())
         self.process._proposing.close()
         self.process = None
         self.paused = False
@@ -174,6 +174,10 @@ class ReplicaSite:
             return answer(process)
         except StorageError:
             raise Unanswered from None
+        except Crash as crash:
+            self.crash(f"crash: {crash}")
+            self.start_later()
+            raise Unanswered from None
 
     def serve(self, answer: Callable[[ReplicaProcess], bytes]) -> bytes:
         """An answer to a client, which a lying replica alters."""
@@ -188,12 +192,15 @@ class ReplicaSite:
 
     def endorse(self, command: SubmitUpdate, proof_id: bytes, not_after_ms: int) -> commands.Endorsement:
         entry = command.update.entry
-        return self._asked(
-            lambda process: process.signer.endorse(
+
+        def endorsed(process: ReplicaProcess) -> commands.Endorsement:
+            process.proposer.require_signing()
+            return process.signer.endorse(
                 private_hash=command.private_hash, index=entry.index, entry_hash=entry.hash,
                 proof_id=proof_id, not_after_ms=not_after_ms,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+
+        return self._asked(endorsed)
 
     def take_update(self, command: SubmitUpdate, part: bytes, decided: Callable[[Code, int], None]) -> None:
         self._asked(lambda process: process.update(command, part, decided))

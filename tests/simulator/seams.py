@@ -17,6 +17,9 @@ import structlog
 
 import keyserver.duties
 import keyserver.erasure
+import keyserver.lives
+import keyserver.own_key
+import keyserver.peers.exchange
 import keyserver.proposer
 import keyserver.replica
 import verifier.signonce
@@ -41,12 +44,19 @@ class Event:
     def is_set(self) -> bool:
         return self._set
 
-    def __await__(self) -> Generator[None, None, None]:
-        while not self._set:
-            yield
-
     async def wait(self) -> None:
-        await self
+        await Until(self.is_set)
+
+
+class Until:
+    """Over when something is so, which is looked at whenever the coroutine is resumed."""
+
+    def __init__(self, is_so: Callable[[], bool]) -> None:
+        self._is_so = is_so
+
+    def __await__(self) -> Generator[None, None, None]:
+        while not self._is_so():
+            yield
 
 
 class Lock:
@@ -125,17 +135,6 @@ def quiet() -> Iterator[None]:
         structlog.configure(**before)
 
 
-class Sleep:
-    """Over when the world's time has come so far; whoever resumes it has asked to be woken then."""
-
-    def __init__(self, seconds: Callable[[], float], until: float) -> None:
-        self._seconds, self._until = seconds, until
-
-    def __await__(self) -> Generator[None, None, None]:
-        while self._seconds() < self._until:
-            yield
-
-
 @contextmanager
 def surroundings(
     files: Files, seconds: Callable[[], float], alarm: Callable[[float], None]
@@ -146,7 +145,8 @@ def surroundings(
 
     async def sleep(wait_s: float) -> None:
         alarm(wait_s)
-        await Sleep(seconds, seconds() + wait_s)
+        until = seconds() + wait_s
+        await Until(lambda: seconds() >= until)
 
     waiting = SimpleNamespace(
         Event=Event,
@@ -162,6 +162,11 @@ def surroundings(
             (keyserver.erasure, "trio", waiting),
             (keyserver.replica, "trio", waiting),
             (keyserver.proposer, "trio", waiting),
+            (keyserver.own_key, "keep_evidence", files.keep_evidence),
+            (keyserver.peers.exchange, "keep_evidence", files.keep_evidence),
+            (keyserver.lives, "trio", waiting),
+            (keyserver.lives, "find_file", files.find_file),
+            (keyserver.lives, "replace_file", files.replace_file),
             (verifier.signonce, "os", files),
             (verifier.signonce, "fcntl", locks),
         ):
