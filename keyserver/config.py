@@ -19,14 +19,12 @@ from keyserver.cluster import Cluster, ClusterTable, Etcd, EtcdTable
 from keyserver.rate_limits import Limits
 from keyserver.verifier_list import VerifierCertificate, read_verifier_certificates
 from verifier import limits, policy
+from verifier.config_file import decode, read_realm, split_address
 from verifier.errors import ConfigError as ConfigError  # where callers look for it
-from verifier.errors import Malformed
 from verifier.files import check_private, read_file
-from verifier.realm import parse_realm_json
 from verifier.types import Realm
 
 CONFIG_BYTES = 256 * 1024
-SCHEMA = 1
 
 
 class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,10 +160,10 @@ class Config:
 def load_config(path: str | os.PathLike[str]) -> Config:
     """The configuration in a TOML file, with its realm. Raises ConfigError."""
     place = Path(path).absolute()
-    file = _parse(place, read_file(place, CONFIG_BYTES, "configuration"))
+    file = decode(place, read_file(place, CONFIG_BYTES, "configuration"), _File)
     folder = place.parent
     realm_file = (folder / file.realm).resolve()
-    realm, realm_json = _read_realm(realm_file)
+    realm, realm_json = read_realm(realm_file)
     config = Config(
         path=place,
         data=folder / file.data,
@@ -201,35 +199,6 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     )
     _check(config)
     return config
-
-
-def _parse(place: Path, data: bytes) -> _File:
-    try:
-        tree = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place} is not TOML: {error}. Correct the file") from None
-    if tree.get("schema") != SCHEMA:
-        what = f"{place}: this version reads `schema = {SCHEMA}` only, not {tree.get('schema')!r}"
-        raise ConfigError(f"{what}. Use the version that the file is for, or correct it")
-    try:
-        return msgspec.convert(tree, _File)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{place}: {error}. Correct or remove the key") from None
-
-
-def load_realm(path: Path) -> Realm:
-    """The realm in a realm.json. Raises ConfigError."""
-    return _read_realm(path)[0]
-
-
-def _read_realm(path: Path) -> tuple[Realm, bytes]:
-    data = read_file(path, limits.REALM_JSON_BYTES, "realm file")
-    try:
-        return parse_realm_json(data), data
-    except Malformed as error:
-        raise ConfigError(
-            f"{path} is not a usable realm file: {error}. Put the realm's published realm.json there"
-        ) from None
 
 
 def _check(config: Config) -> None:
@@ -319,20 +288,6 @@ def check_files(config: Config) -> None:
     for method in config.registration.client_certificate:
         read_file(method.ca, CONFIG_BYTES, "certificate authority")
     cluster.check_files(config.replica_name, config.cluster, config.etcd)
-
-
-def split_address(address: str, what: str) -> tuple[str, int]:
-    """Host and port of "host:port"; IPv6 hosts stand in brackets, which the result leaves out.
-
-    Raises ConfigError.
-    """
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ConfigError(f"{what}: {address!r} is not host:port, as in 127.0.0.1:4625")
-    if ":" in host and not bracketed:
-        raise ConfigError(f"{what}: an IPv6 address stands in brackets, as in [::1]:4625")
-    return (host[1:-1] if bracketed else host), int(port)
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -60,10 +60,10 @@ def verify(source: Path, realm_file: Path | None, output: str) -> None:
 
     Exit code 0: all is sound. 1: the file is damaged, or what it holds has faults.
     """
-    from keyserver.config import load_realm
     from keyserver.copies.backup_restore import verify_backup
+    from verifier.config_file import read_realm
 
-    realm = load_realm(realm_file) if realm_file else None
+    realm = read_realm(realm_file)[0] if realm_file else None
     manifest, report = verify_backup(source, realm, progress())
     record = {
         **report.record(),

@@ -101,6 +101,7 @@ def realm_add_verifier(
 
 
 def _realm(config_file: Path, realm_file: Path | None) -> Realm:
-    from keyserver.config import load_config, load_realm
+    from keyserver.config import load_config
+    from verifier.config_file import read_realm
 
-    return load_realm(realm_file) if realm_file is not None else load_config(config_file).realm
+    return read_realm(realm_file)[0] if realm_file is not None else load_config(config_file).realm

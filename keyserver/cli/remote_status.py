@@ -9,8 +9,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from keyserver.config import load_config, split_address
+from keyserver.config import load_config
 from keyserver.exits import Unreachable
+from verifier.config_file import split_address
 from verifier.errors import ConfigError
 
 SCHEMA = "e2eks.status/1"

@@ -21,10 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from keyserver.config import split_address
 from keyserver.metrics import CONTENT_TYPE, Metrics
 from keyserver.status import SCHEMA, Status
 from kv.interface import StorageError
+from verifier.config_file import split_address
 from verifier.errors import ConfigError
 
 STOP_GRACE_SECONDS = 1.0  # for answers under way

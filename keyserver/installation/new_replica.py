@@ -12,13 +12,14 @@ from datetime import datetime
 from pathlib import Path
 
 from keyserver.cluster import MemberTable
-from keyserver.config import CONFIG_BYTES, Config, load_config, split_address
+from keyserver.config import CONFIG_BYTES, Config, load_config
 from keyserver.installation.certificates import Certified, load_authority
 from keyserver.installation.member_tables import with_table
 from keyserver.installation.plan import REPLICA_NAME, Ports, Replica, address
 from keyserver.installation.replica_folder import Contents, fill
 from keyserver.installation.setup import PEERS_CA, REALM_CA
 from verifier import limits
+from verifier.config_file import split_address
 from verifier.errors import ConfigError
 from verifier.files import check_private, read_file, read_secret
 

@@ -7,8 +7,9 @@ import pytest
 import samples
 from operators import certificate_pem, set_up, verifier_file
 
-from keyserver.config import Config, check_files, effective, load_config, split_address
+from keyserver.config import Config, check_files, effective, load_config
 from keyserver.verifier_list import read_verifier_certificates
+from verifier.config_file import split_address
 from verifier.errors import ConfigError
 from verifier.files import read_secret, replace_file, write_new
 

@@ -217,8 +217,9 @@ def audit(
     Example:
       verifier audit --from 1 --realm-file realm.json --address keys.example.org:4626
     """
+    from verifier.config_file import read_realm, split_address
     from verifier.daemon.audit import audit as replay_all
-    from verifier.daemon.config import load_config, load_realm, split_address
+    from verifier.daemon.config import load_config
     from verifier.daemon.evidence_files import keep_evidence
     from verifier.daemon.failures import Halted, Misbehaved
     from verifier.daemon.run import unix_ms
@@ -229,7 +230,7 @@ def audit(
     if realm_file is not None and address is None:
         raise ConfigError("--realm-file needs --address, the keyserver's verification address")
     if realm_file is not None and address is not None:
-        realm = load_realm(realm_file)
+        realm = read_realm(realm_file)[0]
     else:
         config = load_config(config_file)
         realm, address = config.realm, address or config.verification[0]
@@ -315,12 +316,12 @@ def verify(file: Path, realm_file: Path, output: str) -> None:
 
     Exit code 0: it proves misbehaviour. 3: it does not (testimony, or refuted).
     """
-    from verifier.daemon.config import load_realm
+    from verifier.config_file import read_realm
     from verifier.daemon.evidence import Standing, judge
     from verifier.daemon.evidence_files import read_evidence
 
     document = read_evidence(file)
-    verdict = judge(load_realm(realm_file), document)
+    verdict = judge(read_realm(realm_file)[0], document)
     shown = {
         "schema": "e2eks.evidence-verdict/1",
         "standing": str(verdict.standing),

@@ -5,19 +5,17 @@ Paths are relative to the file. Reading a configuration changes nothing and read
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from verifier import limits
-from verifier.errors import ConfigError, Malformed
+from verifier.config_file import decode, read_realm, split_address
+from verifier.errors import ConfigError
 from verifier.files import read_file
-from verifier.realm import parse_realm_json
 from verifier.types import Realm
 
-SCHEMA = 1
 CONFIG_BYTES = 64 * 1024
 DEFAULT_PORT = 4630
 VERIFICATION_PORT = 4626
@@ -112,7 +110,7 @@ class Config:
 def load_config(path: Path) -> Config:
     """The configuration in a TOML file, with its realm. Raises ConfigError."""
     place = path.absolute()
-    file = _parse(place, read_file(place, CONFIG_BYTES, "configuration"))
+    file = decode(place, read_file(place, CONFIG_BYTES, "configuration"), _File)
     folder = place.parent
     for address in (
         *file.keyserver.verification,
@@ -134,7 +132,7 @@ def load_config(path: Path) -> Config:
     return Config(
         path=place,
         name=file.name,
-        realm=load_realm(folder / file.realm),
+        realm=read_realm(folder / file.realm)[0],
         realm_file=folder / file.realm,
         key=folder / file.key,
         sign_once_register=folder / file.sign_once_register,
@@ -151,38 +149,3 @@ def load_config(path: Path) -> Config:
         times=file.times,
         storage=file.storage,
     )
-
-
-def _parse(place: Path, data: bytes) -> _File:
-    try:
-        tree = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place} is not TOML: {error}. Correct the file") from None
-    if tree.get("schema") != SCHEMA:
-        what = f"{place}: this version reads `schema = {SCHEMA}` only, not {tree.get('schema')!r}"
-        raise ConfigError(f"{what}. Use the version that the file is for, or correct it")
-    try:
-        return msgspec.convert(tree, _File)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{place}: {error}. Correct or remove the key") from None
-
-
-def load_realm(path: Path) -> Realm:
-    """The realm in a realm.json. Raises ConfigError."""
-    try:
-        return parse_realm_json(read_file(path, limits.REALM_JSON_BYTES, "realm file"))
-    except Malformed as error:
-        raise ConfigError(
-            f"{path} is not a usable realm file: {error}. Put the realm's published realm.json there"
-        ) from None
-
-
-def split_address(address: str, what: str) -> tuple[str, int]:
-    """Host, without the brackets of IPv6, and port of "host:port". Raises ConfigError."""
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ConfigError(f"{what}: {address!r} is not host:port, as in 127.0.0.1:{DEFAULT_PORT}")
-    if ":" in host and not bracketed:
-        raise ConfigError(f"{what}: an IPv6 address stands in brackets, as in [::1]:{DEFAULT_PORT}")
-    return (host[1:-1] if bracketed else host), int(port)

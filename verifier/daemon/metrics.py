@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from verifier.daemon.config import split_address
+from verifier.config_file import split_address
 from verifier.errors import ConfigError
 
 CONNECTIONS_MAX = 16

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from kv.interface import Store
 from kv.leveldb import LevelDBStore
+from verifier.config_file import split_address
 from verifier.crypto import hashing, signatures
-from verifier.daemon.config import Config, split_address
+from verifier.daemon.config import Config
 from verifier.daemon.database import OWNER
 from verifier.daemon.evidence import Kind
 from verifier.daemon.failures import Quarantined

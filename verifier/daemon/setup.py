@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kv.interface import StorageError
+from verifier.config_file import read_realm, split_address
 from verifier.crypto import hashing, signatures
-from verifier.daemon.config import PUSH_PORT, VERIFICATION_PORT, load_realm, split_address
+from verifier.daemon.config import PUSH_PORT, VERIFICATION_PORT
 from verifier.errors import ConfigError
 from verifier.files import SECRET_MODE, write_new
 from verifier.realm import realm_json
@@ -53,7 +54,7 @@ def init(folder: Path, realm_file: Path, plan: Plan, now: datetime) -> str:
     """Set up a verifier in a folder that is empty or not there; its verifier info (JSON). Raises
     ConfigError.
     """
-    realm = load_realm(realm_file)
+    realm = read_realm(realm_file)[0]
     if not NAME.fullmatch(plan.name):
         raise ConfigError(f"{plan.name!r} is not a verifier's name: use a-z, 0-9, - and ., at most 63")
     host, port = split_address(plan.address, "--address")
