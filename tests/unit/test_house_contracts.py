@@ -25,6 +25,7 @@ FILES = (
     "replication/raft/journal.py",
     "replication/types.py",
     "verifier/client/pins.py",
+    "verifier/config_file.py",
     "verifier/crypto/hashing.py",
     "verifier/daemon/run.py",
     "verifier/daemon/state.py",
