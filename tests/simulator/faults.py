@@ -115,9 +115,13 @@ def _disk(trouble: Trouble) -> Callable[[World, Fault, Random], End]:
     def arm(world: World, fault: Fault, rng: Random) -> End:
         site = _anybody(world, rng)
         site.disk.arm(trouble, rng.randint(0, 12))
+        if trouble is Trouble.FULL and site in world.replicas and rng.random() < 0.5:
+            site.hold("too little room is left")  # which is noticed before the disk is full, mostly
 
         def clear() -> None:
             site.disk.trouble = None
+            if site in world.replicas:
+                site.release()
 
         return clear
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from keyserver import free_space
 from keyserver.machine import commands
 from keyserver.machine.codes import Code, Halt
 from keyserver.machine.commands import SubmitUpdate
@@ -47,6 +48,7 @@ class ReplicaSite:
         self.tainted = ""  # why what this machine does is not held against shipped code
         self.key_at_large = False  # others sign with its key, or it has forgotten what it signed
         self.stays_down = ""  # why it is not started again
+        self.only_reads = ""  # why it proposes nothing
         self.lie: Callable[[str, Any], Any] | None = None
         self.words: Callable[[str, bytes], bytes] | None = None  # what a liar shows of its heads, to whom
         self.falsify: Callable[[bytes], bytes] | None = None
@@ -80,6 +82,8 @@ class ReplicaSite:
         except (StorageError, Halt) as error:
             self._refused(error)
             return
+        if self.only_reads:
+            self.hold(self.only_reads)
         self.world.note(self.name, "starts", self.process.replica.position.index)
         self.world.judges.started(self)
         self.world.network.restarted(self.name)
@@ -163,6 +167,19 @@ class ReplicaSite:
     def resume(self) -> None:
         self.paused = False
         self.wake()
+
+    def hold(self, why: str) -> None:
+        """As `free_space.watch` where there is too little room: this replica only reads."""
+        self.only_reads = why
+        if self.process is not None:
+            self.process.proposer.hold(free_space.HOLDER, why)
+
+    def release(self) -> None:
+        self.only_reads = ""
+        if self.process is not None:
+            self.process.proposer.release(free_space.HOLDER)
+            self.process.replica.applied.wake()
+            self.wake()
 
     # What others ask of it. A call that a process does not survive is unanswered.
 

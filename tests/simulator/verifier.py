@@ -14,11 +14,12 @@ from simulator.disk import Crash
 from simulator.network import Unanswered
 from simulator.world import MS, Violation, World
 from verifier.daemon import ratified
+from verifier.daemon.database import check_register
 from verifier.daemon.failures import Misbehaved, Quarantined, Unreachable, UpgradeNeeded
 from verifier.daemon.outbox import Outbox, Ready, served_head
 from verifier.daemon.state import load_state, newest_ratified, owed_epochs
 from verifier.daemon.step import Upgrade, apply_message
-from verifier.errors import Malformed, Refused
+from verifier.errors import Malformed, Reason, Refused
 from verifier.signonce import SignOnceRegister
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ OWED_AT_ONCE = 4
 
 
 class VerifierProcess:
-    """The shipped parts of a running verifier. Raises StorageError."""
+    """The shipped parts of a running verifier. Raises StorageError, Quarantined."""
 
     def __init__(self, site: VerifierSite) -> None:
         self.site, self.world = site, site.world
         self.realm = site.world.cast.realm
         self.store = site.disk.open_store("db")
         register = SignOnceRegister.open(site.register, key_id=site.key.id)
+        check_register(self.store, self.realm, register)
         seed = seed_of("simulated", "verifier", site.number)
         self.outbox = Outbox(self.store, register, seed, site.key.id, site.clock)
         self.state = load_state(self.store, self.realm)
@@ -101,9 +103,11 @@ class VerifierProcess:
             )
         except Unanswered:
             self.site.next_source()
-        except Refused:
-            if epoch is None:
-                self._asked = True  # nothing is stored of a verifier that is not listed
+        except Refused as refused:
+            if epoch is None and refused.reason is Reason.NOT_AUTHORIZED:
+                self._asked = True  # whom it does not list, it has nothing to tell
+            else:
+                self.site.next_source()
 
     def _stored(self, epoch: int | None, response: bytes | None) -> None:
         if self.site.process is not self or response is None:
@@ -174,6 +178,8 @@ class VerifierSite:
         self.disk.struck = self.disk.trouble is not None
         try:
             self.process = VerifierProcess(self)
+        except Quarantined as error:
+            raise Violation("stands", f"{self.name} lost nothing and may not sign: {error}") from error
         except StorageError as error:
             if not self.disk.struck:
                 raise Violation("stands", f"{self.name} lost nothing and does not start: {error}") from error
