@@ -17,9 +17,6 @@ from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, EACH_B
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
 FORWARDED_BYTES_MAX = 16 * 1024 * 1024
 LIVES = 2**52
-# So many proposals a leader with nothing on the way sends in two parts: followers store one while it stores
-# the other. From then on two parts are under way in turn, and no disk waits for another.
-HALVED_MIN = 32
 
 Leadership = tuple[int, str | None]  # term, and its leader if proposals can reach it
 
@@ -39,7 +36,7 @@ class Proposals:
         self._settle_s = settle_s
         self._life = int(chance.random() * LIVES)
         self._tokens: dict[int, float] = {}  # all that are not settled, oldest first -> when that ends
-        self._queue: list[tuple[int, bytes]] = []  # of this turn, and what the last one left for it
+        self._queue: list[tuple[int, bytes]] = []  # of this turn
         self._requests: list[tuple[str, Message]] = []  # of this turn, from followers
         self._replies: list[Message] = []  # of this turn, from the leader
         self._settled: list[tuple[int, Outcome]] = []  # of this turn
@@ -79,7 +76,6 @@ class Proposals:
             self._begin_leadership(leadership)
         self._expire()
         queue = [(token, payload) for token, payload in self._queue if token in self._tokens]
-        self._queue = []
         if self._engine.leads:
             self._place_own(queue)
         elif leadership[1] is not None:
@@ -88,21 +84,16 @@ class Proposals:
             self._settle_all([token for token, _ in queue], Outcome.REFUSED)
         for sender, request in self._requests:
             self._answer(sender, request)
-        self._requests, self._replies = [], []
+        self._queue, self._requests, self._replies = [], [], []
 
     def take_settled(self) -> tuple[tuple[int, Outcome], ...]:
         """Return what was settled since the last call."""
         settled, self._settled = tuple(self._settled), []
         return settled
 
-    @property
-    def wait_for_turn(self) -> bool:
-        """Whether there are proposals for the next turn, which should come at once."""
-        return bool(self._queue)
-
     def due_at(self) -> float:
-        """Return when the next turn is wanted, at the latest when the oldest proposal is given up."""
-        return self._engine.now if self._queue else next(iter(self._tokens.values()), float("inf"))
+        """Return when the oldest proposal is given up."""
+        return next(iter(self._tokens.values()), float("inf"))
 
     def _begin_leadership(self, leadership: Leadership) -> None:
         queued = {token for token, _ in self._queue}
@@ -147,9 +138,6 @@ class Proposals:
         self._settle_all([token], Outcome.COMMITTED if same else Outcome.REFUSED)
 
     def _place_own(self, queue: Sequence[tuple[int, bytes]]) -> None:
-        if len(queue) >= HALVED_MIN and self._engine.others and not self._uncommitted:
-            half = (len(queue) + 1) // 2
-            queue, self._queue = queue[:half], list(queue[half:])
         room = max(0, UNCOMMITTED_BYTES_MAX - self._uncommitted_bytes)
         taken = _prefix([payload for _, payload in queue], len(queue), room)
         self._settle_all([token for token, _ in queue[taken:]], Outcome.REFUSED)
