@@ -17,45 +17,35 @@ class Askers:
         self._propose = propose
         self._forget = forget
         self._tokens = count(1)
-        self._waiting: dict[int, _Asker] = {}
+        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._outcomes: dict[int, Outcome | Exception] = {}  # of those who are about to go on
 
     async def ask(self, payload: bytes) -> Outcome:
         """Propose, and return COMMITTED or REFUSED. Raises ProposalLost, or what settle_all() was given."""
         token = next(self._tokens)
-        asker = self._waiting[token] = _Asker()
+        self._waiting[token] = trio.lowlevel.current_task()
         self._propose(token, payload)
-        try:
-            await asker.settled.wait()
-        except trio.Cancelled:
-            self._forget(token)
-            raise
-        finally:
-            del self._waiting[token]
-        if isinstance(asker.outcome, Exception):
-            raise asker.outcome
-        if asker.outcome is Outcome.UNKNOWN:
-            raise ProposalLost("the leader was lost before the proposal was decided")
-        return asker.outcome
 
-    def settle(self, token: int, outcome: Outcome) -> None:
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            del self._waiting[token]
+            self._forget(token)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+        outcome = self._outcomes.pop(token)
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is Outcome.UNKNOWN:
+            raise ProposalLost("the leader was lost before the proposal was decided")
+        return outcome
+
+    def settle(self, token: int, outcome: Outcome | Exception) -> None:
         """Tell whoever waits under this token, if there still is somebody."""
-        if (asker := self._waiting.get(token)) is not None:
-            asker.settle(outcome)
+        if (task := self._waiting.pop(token, None)) is not None:
+            self._outcomes[token] = outcome
+            trio.lowlevel.reschedule(task)
 
     def settle_all(self, error: Exception) -> None:
         """Let everybody fail who still waits."""
-        for asker in self._waiting.values():
-            asker.settle(error)
-
-
-class _Asker:
-    __slots__ = ("outcome", "settled")
-
-    def __init__(self) -> None:
-        self.settled = trio.Event()
-        self.outcome: Outcome | Exception = Outcome.UNKNOWN
-
-    def settle(self, outcome: Outcome | Exception) -> None:
-        if not self.settled.is_set():
-            self.outcome = outcome
-            self.settled.set()
+        for token in list(self._waiting):
+            self.settle(token, error)
