@@ -16,6 +16,7 @@ import time
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -28,6 +29,7 @@ K = TypeVar("K", bound=Hashable)
 NETWORKS_REMEMBERED = 4_096  # some 200 bytes each
 NAMES_REMEMBERED = 16_384  # pairs of network and name; some 400 bytes each
 INDEXES_REMEMBERED = 16_384
+PROMPT_PROOFS = 50  # lookups of names without a VRF proof that one network has answered at once
 IPV6_PREFIX = 64  # what one subscriber is given: single addresses of it cost nothing
 
 
@@ -49,9 +51,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     peer_calls: Rate = Rate(2_000, 20_000)  # about what one core answers: a peer may not take a second one
     peer_updates: Rate = Rate(500, 5_000)  # half of what one replica decides
-    peer_unknown_names: Rate = Rate(
-        200, 1_000
-    )  # a VRF proof each: a tenth of a core; an address book at once
+    peer_unknown_names: Rate = Rate(200, 1_000)  # in updates and erasures: an import of that many at once
+    peer_unknown_lookups: Rate = Rate(100, 300)  # a VRF proof each; all but PROMPT_PROOFS wait, at this pace
     peer_name_lookups: Rate = Rate(200, 2_000)  # a mail server that asks for a busy correspondent
     peer_name_updates: Rate = Rate(10, 100)  # a person waits for each; the rest are retries
     index_updates: Rate = Rate(1, 20)  # signed by the index's own keys; UPDATES_PER_DAY may be spent at once
@@ -67,6 +68,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_request_bytes: Number = 16 * 1024 * 1024
     request_timeout_ms: Number = 10_000  # for a request of 256 KiB to arrive whole
     send_timeout_ms: Number = 10_000  # for the caller to take one message
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What is granted, but not before so many seconds have passed; then `answer` makes it."""
+
+    seconds: float
+    answer: Callable[[], bytes]
 
 
 class RateLimited(Refused):
@@ -103,8 +112,8 @@ class Buckets(Generic[K]):
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: K) -> None:
-        """Take a token. Raises RateLimited when there is none."""
+    def take(self, key: K) -> float:
+        """Take a token; how many are left. Raises RateLimited when there is none."""
         with self._lock:
             now, rate = self._seconds(), self._rate
             tokens, since = self._buckets.pop(key, (rate.at_once, now))
@@ -116,6 +125,7 @@ class Buckets(Generic[K]):
         if not granted:
             self._observe()
             raise RateLimited(f"{self._what}; slow down", (1 - tokens) / rate.per_second)
+        return tokens - 1
 
 
 class RateLimits:
@@ -143,6 +153,8 @@ class RateLimits:
         self._index_updates = buckets("index_updates", "too many updates of one entry", INDEXES_REMEMBERED)
         what = "too many names that are not registered, from one address"
         self.unknown_names: Buckets[str] = buckets("peer_unknown_names", what, networks)
+        self._unknown_lookups = buckets("peer_unknown_lookups", what, networks)
+        self._proofs = limits.peer_unknown_lookups
         what = "too many calls refused or cancelled"
         self._connection_refusals = buckets("connection_refusals", what, networks)
         self._peer_refusals = buckets("peer_refusals", what, networks)
@@ -154,6 +166,14 @@ class RateLimits:
     def lookup(self, peer: str, user_id: str) -> None:
         """A lookup, registered or not."""
         self._name_lookups.take((peer, user_id))
+
+    def unknown_lookup(self, peer: str) -> float:
+        """A lookup of a name that must be proved; seconds until it is its turn.
+
+        A burst of them would be accepted and proved one after the other, before anybody who calls next.
+        """
+        waiting = self._proofs.at_once - PROMPT_PROOFS - self._unknown_lookups.take(peer)
+        return max(0.0, waiting / self._proofs.per_second)
 
     def update(self, peer: str, user_id: str) -> None:
         """An update of which nothing is verified yet."""

@@ -21,9 +21,10 @@ from keyserver.machine.commands import AddRatification, ChangeReplicas, Erase, S
 from keyserver.peers.endorsing import Endorser, private_of
 from keyserver.proposer import Clock, Proposer
 from keyserver.published import Published
-from keyserver.rate_limits import Limits, RateLimits
+from keyserver.rate_limits import Later, Limits, RateLimits
 from keyserver.replica import Replica
 from keyserver.verifier_log import VerifierLog
+from keyserver.vrf_cache import IndexProof
 from kv import crash_points
 from verifier import encoding, epoch, limits, policy, proof_encoding
 from verifier.crypto import signatures
@@ -86,10 +87,28 @@ class Service:
         """A LookupRequest's encoded LookupProof. Raises Refused, StorageError, Halt."""
         asked = requests.decode_lookup(request, self._realm)
         self._rates.lookup(address, asked.user_id)
+        return self._look_up(asked, self._replica.vrf.locate(asked.user_id, address))
+
+    def lookup_in_turn(self, request: bytes, address: str) -> bytes | Later:
+        """The same for a front that can wait, which those who ask for many names without a VRF proof must."""
+        asked = requests.decode_lookup(request, self._realm)
+        self._rates.lookup(address, asked.user_id)
+        found = self._replica.vrf.recall(asked.user_id)
+        if found is not None:
+            return self._look_up(asked, found)
+        self._choose(self._replica.published, asked)  # what will be refused takes nobody's turn
+        later = Later(self._rates.unknown_lookup(address), lambda: self._look_up(asked, None))
+        return later if later.seconds else later.answer()
+
+    def _look_up(self, asked: requests.Lookup, found: IndexProof | None) -> bytes:
+        """The proof; `found` None: the place may be computed now, for whom is limited already."""
         published = self._replica.published
-        chosen = published.choose(asked.quorum, asked.epoch, asked.min_epoch, self._not_before_ms())
-        index, index_proof = self._replica.vrf.locate(asked.user_id, address)
+        chosen = self._choose(published, asked)
+        index, index_proof = found or self._replica.vrf.locate(asked.user_id, None)
         return self._proof(published, Located(asked.user_id, index, index_proof), chosen, asked)
+
+    def _choose(self, published: Published, asked: requests.Lookup) -> int:
+        return published.choose(asked.quorum, asked.epoch, asked.min_epoch, self._not_before_ms())
 
     def get_realm(self, request: bytes) -> bytes:
         """The realm's publishable file. Raises Refused."""

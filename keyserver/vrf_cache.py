@@ -72,29 +72,37 @@ class VrfCache:
         self._owed: dict[str, IndexProof] = {}
         self._lock = threading.Lock()
 
-    def locate(self, user_id: str, address: str | None) -> IndexProof:
-        """Index and proof of a checked user id. Raises Refused (RATE_LIMITED), StorageError.
-
-        `address` None: another replica, which has limited whoever asked it.
-        """
+    def recall(self, user_id: str) -> IndexProof | None:
+        """Index and proof of a checked user id, unless they must be computed. Raises StorageError."""
         with self._lock:
             found = self._memory.get(user_id)
         if found is not None:
             self._observe("memory")
             return found
         row = self._reader.get(cache_key(user_id))
-        if row is not None:
-            found = _decode(row)
-            self._observe("table")
-        else:
-            if address is not None:
-                self._limiter.take(address)
-            found = self._prove(user_id)
-            self._observe("computed")
+        if row is None:
+            return None
+        self._observe("table")
+        found = _decode(row)
         with self._lock:
             self._memory.put(user_id, found)
-            if row is not None:
-                self._kept.put(user_id, True)
+            self._kept.put(user_id, True)
+        return found
+
+    def locate(self, user_id: str, address: str | None) -> IndexProof:
+        """Index and proof of a checked user id. Raises Refused (RATE_LIMITED), StorageError.
+
+        `address` None: whoever asks was limited already, here or by another replica.
+        """
+        found = self.recall(user_id)
+        if found is not None:
+            return found
+        if address is not None:
+            self._limiter.take(address)
+        found = self._prove(user_id)
+        self._observe("computed")
+        with self._lock:
+            self._memory.put(user_id, found)
         return found
 
     def keep(self, user_id: str, found: IndexProof) -> None:

@@ -71,7 +71,13 @@ class Verifier:
 
 NO_LIMITS = "\n[limits]\n" + "".join(
     f"{name} = {{ per_second = 1e9, at_once = 1e9 }}\n"
-    for name in ("peer_calls", "peer_updates", "peer_unknown_names", "peer_name_lookups")
+    for name in (
+        "peer_calls",
+        "peer_updates",
+        "peer_unknown_names",
+        "peer_unknown_lookups",
+        "peer_name_lookups",
+    )
 )
 
 

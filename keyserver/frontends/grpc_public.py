@@ -15,7 +15,7 @@ SERVICE = "e2eks.v1.Keyserver"
 def methods(service: Service) -> dict[str, Method]:
     """What answers each call, and where."""
     return {
-        "Lookup": Direct(lambda request, caller: service.lookup(request, caller.address)),
+        "Lookup": Direct(lambda request, caller: service.lookup_in_turn(request, caller.address)),
         "Update": Crossing(lambda request, caller: service.update(request, caller.address)),
         "Erase": Crossing(lambda request, caller: service.erase(request, caller.address)),
         "GetRealm": Direct(lambda request, _: service.get_realm(request)),

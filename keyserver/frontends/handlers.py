@@ -27,7 +27,7 @@ from keyserver.frontends.connections import hang_up
 from keyserver.frontends.crowd import Crowd, FairShare, Penance, Readers, Visit
 from keyserver.frontends.edge import Edge, EdgeClosed
 from keyserver.machine.codes import Halt
-from keyserver.rate_limits import RateLimited, RateLimits, network_of
+from keyserver.rate_limits import Later, RateLimited, RateLimits, network_of
 from kv.interface import StorageError
 from verifier.errors import Malformed, Reason, Refused
 
@@ -51,7 +51,7 @@ NextPage = Callable[[], Awaitable[bytes | None]]  # the next message, or None at
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    use_case: Callable[[bytes, Caller], bytes]
+    use_case: Callable[[bytes, Caller], bytes | Later]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +150,14 @@ class Handlers:
             raise Malformed("the call has no request")
         return request
 
-    def _direct(self, use_case: Callable[[bytes, Caller], bytes]) -> Work:
+    def _direct(self, use_case: Callable[[bytes, Caller], bytes | Later]) -> Work:
         async def work(request: bytes, peer: Caller, visit: Visit, context: Any) -> bytes:
             await self._share.turn(peer.address, context.peer())
             answer = use_case(request, peer)
+            if isinstance(answer, Later):
+                await asyncio.sleep(answer.seconds)
+                await self._share.turn(peer.address, context.peer())
+                answer = answer.answer()
             self._let_go(answer, visit, context)
             return answer
 

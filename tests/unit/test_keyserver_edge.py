@@ -21,7 +21,7 @@ from keyserver.frontends.crowd import Crowd
 from keyserver.frontends.edge import Edge, EdgeClosed
 from keyserver.frontends.handlers import Caller, Crossing, Direct, Handlers, Method, Pages
 from keyserver.frontends.http2_limits import SERVER_OPTIONS
-from keyserver.rate_limits import Limits, RateLimits
+from keyserver.rate_limits import Later, Limits, RateLimits
 from kv.interface import StorageError
 from verifier.errors import Reason, Refused
 
@@ -59,6 +59,9 @@ class Calls:
     def direct(self, request: bytes, _: Caller) -> bytes:
         return request + threading.current_thread().name.encode()
 
+    def in_turn(self, request: bytes, peer: Caller) -> Later:
+        return Later(float(request), lambda: self.direct(request, peer))
+
     def unreadable(self, _: bytes, __: Caller) -> bytes:
         raise StorageError("a row is gone")
 
@@ -86,6 +89,7 @@ async def served(
         "Burst": Crossing(calls.burst),
         "Wait": Crossing(calls.wait),
         "Direct": Direct(calls.direct),
+        "InTurn": Direct(calls.in_turn),
         "Unreadable": Direct(calls.unreadable),
         "Stream": Pages(calls.stream),
     }
@@ -128,6 +132,14 @@ async def test_a_call_crosses_to_trio_and_back() -> None:
     async with served(Calls()) as (channel, observed, _):
         assert await ask(channel, "Echo", b"hello ") == b"hello 127.0.0.1"
     assert observed == [("Echo", "OK")]
+
+
+async def test_what_is_granted_later_is_made_then_and_holds_up_nobody() -> None:
+    async with served(Calls()) as (channel, observed, _), trio.open_nursery() as nursery:
+        nursery.start_soon(ask, channel, "InTurn", b"0.3")
+        assert await ask(channel, "InTurn", b"0.001") == b"0.001grpc-edge"
+        assert await ask(channel, "Direct") == b"grpc-edge"
+        assert [method for method, _ in observed] == ["InTurn", "Direct"]
 
 
 async def test_a_direct_call_stays_in_the_edge_thread() -> None:

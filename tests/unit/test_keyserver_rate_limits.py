@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from keyserver.frontends import crowd, errors
 from keyserver.frontends.crowd import Crowd, FairShare, Readers
-from keyserver.rate_limits import Buckets, Limits, Rate, RateLimited, RateLimits, network_of
+from keyserver.rate_limits import PROMPT_PROOFS, Buckets, Limits, Rate, RateLimited, RateLimits, network_of
 from verifier.errors import Reason
 
 
@@ -45,6 +45,29 @@ def test_a_bucket_gives_what_it_holds_and_then_what_it_regains() -> None:
     assert taken(buckets, "a", 15) == 6
     clock.now = 1_000.0
     assert taken(buckets, "a", 15) == 10
+
+
+def test_lookups_that_need_a_proof_wait_at_the_pace_of_their_rate_beyond_the_first() -> None:
+    clock = Clock()
+    rates = RateLimits(limits_of(peer_unknown_lookups=Rate(10, PROMPT_PROOFS + 20)), seconds=clock)
+    assert {rates.unknown_lookup("a") for _ in range(PROMPT_PROOFS)} == {0.0}
+    waits = [rates.unknown_lookup("a") for _ in range(20)]
+    assert waits == pytest.approx([number / 10 for number in range(1, 21)])
+    with pytest.raises(RateLimited):
+        rates.unknown_lookup("a")
+    assert rates.unknown_lookup("b") == 0.0
+    clock.now = 1.0  # ten have had their turn
+    assert rates.unknown_lookup("a") == pytest.approx(1.1)
+    clock.now = 100.0
+    assert rates.unknown_lookup("a") == 0.0
+
+
+def test_who_lifts_the_rate_waits_for_nothing() -> None:
+    clock = Clock()
+    rates = RateLimits(limits_of(peer_unknown_lookups=Rate(1e9, 1e9)), seconds=clock)
+    for _ in range(1_000):
+        clock.now += 1e-6
+        assert rates.unknown_lookup("a") == 0.0
 
 
 def test_a_refusal_says_when_a_token_will_be_there() -> None:

@@ -21,6 +21,7 @@ from asking import (
 )
 
 from keyserver.config import Registration
+from keyserver.rate_limits import Later
 from keyserver.run import Parts, Surroundings, now_ms
 from keyserver.testing import Disk, Person, running, seed, small_realm
 from verifier import encoding, limits, proof_encoding
@@ -308,6 +309,23 @@ async def test_registered_names_are_computed_once_and_for_all(tmp_path: Path) ->
         assert vrf_computed(parts) == 0
         parts.service.lookup(Person.named("nobody", SMALL).lookup(), HERE)
         assert vrf_computed(parts) == 1
+
+
+async def test_lookups_of_unknown_names_wait_for_their_turn_and_those_of_known_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = (Person.named(name, SMALL) for name in ("alice", "bob"))
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await parts.service.update(alice.update({"ssh": b"1"}), HERE)
+        computed = vrf_computed(parts)
+        monkeypatch.setattr("keyserver.rate_limits.PROMPT_PROOFS", 0)
+        later = parts.service.lookup_in_turn(bob.lookup(), HERE)
+        assert isinstance(later, Later)
+        assert later.seconds > 0
+        assert isinstance(parts.service.lookup_in_turn(alice.lookup(), HERE), bytes)
+        assert vrf_computed(parts) == computed  # who waits has cost nothing yet
+        assert isinstance(check(SMALL, bob.user_id, later.answer()), Absent)
+        assert isinstance(parts.service.lookup_in_turn(bob.lookup(), HERE), bytes)
 
 
 async def test_the_quorum_may_name_the_key_of_any_verifier_of_the_realm(tmp_path: Path) -> None:

@@ -37,6 +37,18 @@ def test_a_name_is_computed_once_while_it_is_remembered() -> None:
     assert seen == ["computed", "memory"]
 
 
+def test_nothing_is_computed_to_recall_a_name() -> None:
+    store, prove = MemoryStore(), Counted()
+    names = cache(store, prove)
+    assert names.recall("a@x") is None
+    found = names.locate("a@x", None)
+    assert names.recall("a@x") == found
+    names.keep("a@x", found)
+    store.write(dict(names.take_rows()))
+    assert cache(store, prove).recall("a@x") == found
+    assert prove.asked == ["a@x"]
+
+
 def test_memory_is_bounded_and_forgets_who_was_not_asked_for() -> None:
     prove = Counted()
     names = cache(MemoryStore(), prove, capacity=2)
