@@ -87,6 +87,10 @@ class ReplicatedLog(Protocol):
         """Tell whether this replica is probably the one whose proposals are committed fastest."""
         ...
 
+    def hand_over(self) -> None:
+        """Ask that another replica leads, if this one does and another can. May be in vain."""
+        ...
+
     def status(self) -> LogStatus:
         """Return how the log stands. Never raises."""
         ...

@@ -135,6 +135,9 @@ class LocalLog:
     def leader_hint(self) -> bool:
         return self._lo is not None and not self._stopping and self._failure is None
 
+    def hand_over(self) -> None:
+        """There is nobody else."""
+
     def status(self) -> LogStatus:
         running = self.leader_hint()
         return LogStatus(

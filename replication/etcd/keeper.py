@@ -19,6 +19,7 @@ from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, put
 from replication.etcd.space import Advice, advise
 from replication.etcd.view import Surveyed, Timing, View
 
+REST_S = 2.0  # others look at the lead several times meanwhile
 LAGGING_S = 300.0  # a replica that restarts is back by then
 SURVEY_AT = 0.05  # of the quota: when that much has arrived, sizes are looked at sooner
 DELETES_AT_ONCE = 100  # etcd takes 128 operations in a transaction, unless told otherwise
@@ -48,6 +49,7 @@ class Keeper:
         self._stopping = False
         self._lease = 0
         self._held = False
+        self._rests_until = 0.0  # until then the lead is left to others
         self._reported = Report()
         self._last = {"trim": view.clock()}  # when each duty was done; what is not named is due at once
         self._logger = structlog.get_logger("etcd")
@@ -55,6 +57,12 @@ class Keeper:
     def wake(self) -> None:
         """Look at everything now."""
         self._due.set()
+
+    def hand_over(self) -> None:
+        """Give up the lead, if it is held, and leave it to others for some time."""
+        if self._view.leads:
+            self._rests_until = self._view.clock() + REST_S
+            self.wake()
 
     def stop(self) -> None:
         """End run(), after giving up the lead."""
@@ -71,16 +79,17 @@ class Keeper:
                 except EtcdError as error:  # the next duty may fare better: without space some calls work
                     self._logger.debug("etcd does not answer", why=str(error))
             self._due.wait(self._timing.tick_s)
-        if self._held:
-            self._view.leader_until = 0.0
-            with contextlib.suppress(EtcdError):
-                self._client.revoke_lease(self._lease)
+        with contextlib.suppress(EtcdError):
+            self._leave()
 
     # Leading
 
     def _lead(self) -> None:
         """Keep the lease, and the lead if nobody else has it."""
         if not self._view.attached.is_set():
+            return
+        if self._view.clock() < self._rests_until:
+            self._leave()
             return
         sent = self._view.clock()  # BEFORE the call: etcd counts from a later moment
         ttl_s = self._client.keep_lease(self._lease) if self._lease else 0
@@ -90,6 +99,13 @@ class Keeper:
             ttl_s = self._timing.lease_s
         self._held = self._holds()
         self._view.leader_until = sent + ttl_s if self._held else 0.0
+
+    def _leave(self) -> None:
+        """Give up the lead with its lease, if it is held."""
+        if self._held:
+            self._held, self._view.leader_until = False, 0.0
+            lease, self._lease = self._lease, 0
+            self._client.revoke_lease(lease)
 
     def _holds(self) -> bool:
         """Take the lead if it is free; tell whether it is ours."""

@@ -220,6 +220,9 @@ class EtcdLog:
     def leader_hint(self) -> bool:
         return self._is_running() and self._view.leads
 
+    def hand_over(self) -> None:
+        self._keeper.hand_over()
+
     def status(self) -> LogStatus:
         running, view = self._is_running(), self._view
         leads = running and view.leads

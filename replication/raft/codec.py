@@ -40,6 +40,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
         "success": "success",
     },
     "higher_term": _TERM,
+    "abdicate": {"term": "term", "successor": "successor"},
     "propose": {"term": "term", "life": "life", "request": "request", "payloads": "payloads"},
     "proposed": {
         "term": "term",

@@ -14,6 +14,7 @@ from replication.raft.events import (
     Disconnected,
     Event,
     Forgotten,
+    HandOver,
     PeerStanding,
     Proposed,
     Received,
@@ -111,6 +112,8 @@ class Driver:
                 self._proposals.take(token, payload)
             case Forgotten(token):
                 self._proposals.forget(token)
+            case HandOver():
+                self._engine.hand_over()
             case _:
                 assert_never(event)
 

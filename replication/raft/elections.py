@@ -47,6 +47,7 @@ class Elections(core.CORE.SyncObj):  # type: ignore[misc,name-defined]  # untype
         self._leader_heard = LONG_AGO
         self._pre_votes: set[str] = set()
         self._may_run = False  # a majority would vote for this member: the next tick may begin an election
+        self._early_vote: tuple[core.Member, Message] | None = None  # asked for while a leader was heard
         self._votes: set[tuple[int, str]] = set()  # term, voter
         settings = core.settings(journal, timing, self._on_state_changed)
         nodes = [self._nodes[name] for name in self.others]
@@ -153,7 +154,9 @@ class Elections(core.CORE.SyncObj):  # type: ignore[misc,name-defined]  # untype
     def _take_request_vote(self, sender: core.Member, message: Message) -> None:
         if message["term"] < self.term:
             self.tell_higher_term(sender.id)
-        elif not self._hears_leader():
+        elif self._hears_leader():
+            self._early_vote = sender, message  # it may be faster than the word of the leader that abdicates
+        else:
             self._SyncObj__onMessageReceived(sender, message)
 
     def _take_response_vote(self, sender: core.Member, message: Message) -> None:
@@ -167,6 +170,28 @@ class Elections(core.CORE.SyncObj):  # type: ignore[misc,name-defined]  # untype
             self._SyncObj__setCurrentTerm(message["term"], None)
             self._SyncObj__setState(core.FOLLOWER)
             self._SyncObj__raftLeader = None
+
+    def _abdicate(self, successor: str) -> None:
+        """Lead no longer, and tell all who is to be the next (Ongaro's thesis, section 3.10)."""
+        for name in self.others:
+            self.send(name, {"type": "abdicate", "term": self.term, "successor": name == successor})
+        self._SyncObj__setState(core.FOLLOWER)
+        self._forget_leader()
+
+    def _take_abdicate(self, sender: core.Member, message: Message) -> None:
+        """Believe the leader itself, and nobody else, that it may be replaced."""
+        if message["term"] != self.term or self.leader != sender.id:
+            return
+        self._forget_leader()
+        if message["successor"]:
+            self._may_run, self._SyncObj__raftElectionDeadline = True, LONG_AGO
+        elif self._early_vote is not None:
+            self._take_request_vote(*self._early_vote)
+
+    def _forget_leader(self) -> None:
+        self._SyncObj__raftLeader = None
+        self._leader_heard = LONG_AGO
+        self._hurry_election()  # for the case that nobody succeeds
 
     def _hurry_election(self) -> None:
         soon = self.now + self._SyncObj__generateRaftTimeout()

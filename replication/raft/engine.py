@@ -45,6 +45,7 @@ class Engine(Elections):
         self._answering: Message = {}  # the append_entries that is being answered
         self._answered: tuple[str, int, int] | None = None  # leader, term and next index of the last success
         self._answered_at = LONG_AGO
+        self._hands_over_until = LONG_AGO
         super().__init__(
             member=member, members=members, journal=journal, chance=chance, timing=timing, now=now
         )
@@ -99,8 +100,21 @@ class Engine(Elections):
             self._journal.append(APPLICATION + payload, index, term)
         return first
 
+    def hand_over(self) -> None:
+        """Let another member lead, if this one does and one has all of the log within an election's time."""
+        if self.leads:
+            self._hands_over_until = self.now + self._timing.election_min_s
+
+    @property
+    def takes_entries(self) -> bool:
+        """Whether this member leads and may append: not while it waits for a successor that is near."""
+        if not self.leads or self.now >= self._hands_over_until:
+            return self.leads
+        match, commit = self._SyncObj__raftMatchIndex, self._journal.commit
+        return not any(match[self._nodes[name]] >= commit for name in self.outbox.reached)
+
     def replicate(self) -> None:
-        """Send followers what is new for them."""
+        """Send followers what is new for them, and resign if that is wanted and possible."""
         if not self.leads:
             return
         newest = self._journal.last, self._journal.commit
@@ -108,6 +122,16 @@ class Engine(Elections):
             if progress.due or newest != self._announced:
                 self._send_entries(name, progress)
         self._announced = newest
+        if self.now < self._hands_over_until and (successor := self._successor()) is not None:
+            self._hands_over_until = LONG_AGO
+            self._abdicate(successor)
+
+    def _successor(self) -> str | None:
+        """The member heard last of those that have all of the log."""
+        last, match = self._journal.last, self._SyncObj__raftMatchIndex
+        level = [name for name in self.outbox.reached if match[self._nodes[name]] == last]
+        heard = {name: self._progress[name].heard or LONG_AGO for name in level}
+        return max(sorted(level), key=heard.__getitem__, default=None)
 
     # How it stands.
 
@@ -254,5 +278,6 @@ HANDLERS: Mapping[str, Callable[[Any, Any, Message], None]] = {
     "response_vote": Engine._take_response_vote,
     "append_entries": Engine._take_append_entries,
     "next_node_idx": Engine._take_next_node_idx,
+    "abdicate": Engine._take_abdicate,
     "higher_term": Engine._take_higher_term,
 }

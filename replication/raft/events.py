@@ -85,7 +85,12 @@ class Forgotten:
     token: int
 
 
-Event = Received | Connected | Disconnected | Proposed | Forgotten
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """If this member leads, another one is to lead as soon as it has everything."""
+
+
+Event = Received | Connected | Disconnected | Proposed | Forgotten | HandOver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ from replication.uses import Uses
 CACHE_BYTES = 8 * 1024 * 1024
 # A proposal waits so long for a leader: longer than any election, shorter than its clock reading is good for.
 LEADERLESS_S = 4.0
+# Who stops stays so long for another member to take the lead: an election among members that wait for it.
+HAND_OVER_S = 1.0
 
 
 def open_raft_log(
@@ -211,6 +213,10 @@ class RaftLog:
     def leader_hint(self) -> bool:
         return self._is_running() and self._last is not None and self._last.role is Role.LEADER
 
+    def hand_over(self) -> None:
+        if self.leader_hint():
+            self._member.hand_over()
+
     def status(self) -> LogStatus:
         last = self._last
         links = self._member.links
@@ -246,15 +252,29 @@ class RaftLog:
 
     async def stop(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-        self._stopping = True
+        leads, self._stopping = self.leader_hint(), True
         self._askers.settle_all(LogNotRunning("the log is stopping"))
         self._announce()
-        self._life.cancel()
         with trio.CancelScope(shield=True):
+            if leads:
+                await self._leave_the_lead()
+            self._life.cancel()
             if self._lo is not None:
                 await self._ended.wait()
             await self._uses.wait_for_end()
         self._journal.close()
+
+    async def _leave_the_lead(self) -> None:
+        """Return when another member leads, or none is there to do it."""
+        self._member.hand_over()
+        links = self._member.links
+        with trio.move_on_after(HAND_OVER_S):
+            while any(map(links.connected, links.members)) and self._leads_or_nobody():
+                await self._changed.wait()
+
+    def _leads_or_nobody(self) -> bool:
+        last, ended = self._last, self._ended.is_set() or self._failure is not None
+        return not ended and last is not None and last.leader in (None, self._name)
 
     # --- the member's life ---
 

@@ -19,6 +19,7 @@ from replication.raft.events import (
     Disconnected,
     Event,
     Forgotten,
+    HandOver,
     PeerStanding,
     Proposed,
     Received,
@@ -108,6 +109,10 @@ class Member:
     def forget(self, token: int) -> None:
         """Say that nobody waits for a proposal any more."""
         self._inbox.put(Forgotten(token))
+
+    def hand_over(self) -> None:
+        """Ask for another member to lead."""
+        self._inbox.put(HandOver())
 
     def standing(self) -> Sequence[PeerStanding]:
         """Return what the driver knew of the others at most STANDING_S before the last turn."""

@@ -125,6 +125,7 @@ FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
         "success": _flag,
     },
     "higher_term": {"term": _number},  # the answer to whoever speaks of a term that is over
+    "abdicate": {"term": _number, "successor": _flag},  # its leader leads no longer; would you?
     "propose": {  # from a follower to the leader of `term`
         "term": _number,
         "life": _number,  # of the sender: drawn anew at each start

@@ -138,7 +138,7 @@ class Proposals:
         self._settle_all([token], Outcome.COMMITTED if same else Outcome.REFUSED)
 
     def _place_own(self, queue: Sequence[tuple[int, bytes]]) -> None:
-        room = max(0, UNCOMMITTED_BYTES_MAX - self._uncommitted_bytes)
+        room = max(0, UNCOMMITTED_BYTES_MAX - self._uncommitted_bytes) if self._engine.takes_entries else 0
         taken = _prefix([payload for _, payload in queue], len(queue), room)
         self._settle_all([token for token, _ in queue[taken:]], Outcome.REFUSED)
         if taken:
@@ -184,7 +184,8 @@ class Proposals:
             return  # said twice
         self._seen[sender] = life, number + len(payloads)
         first, placed = 1, 0
-        if self._uncommitted_bytes + batch_bytes(payloads) <= UNCOMMITTED_BYTES_MAX:
+        has_room = self._uncommitted_bytes + batch_bytes(payloads) <= UNCOMMITTED_BYTES_MAX
+        if has_room and self._engine.takes_entries:
             first, placed = self._append(payloads), len(payloads)
         reply = {"term": request["term"], "life": life, "request": number, "count": placed, "log_idx": first}
         self._engine.send(sender, {"type": "proposed", **reply})

@@ -40,6 +40,17 @@ async def test_one_leads_and_another_when_it_stops(place: Place) -> None:
             assert two.status().leader_name == "r2"
 
 
+async def test_one_leads_and_another_when_it_is_asked_to_hand_over(place: Place) -> None:
+    async with place.running("r1") as one:
+        await until(one.leader_hint)
+        async with place.running("r2") as two:
+            await until(lambda: two.status().leader_name == "r1")
+            two.hand_over()  # of what it does not have
+            one.hand_over()
+            await until(two.leader_hint)
+            assert not one.leader_hint()
+
+
 async def test_a_leader_that_loses_its_lease_knows_at_once(place: Place) -> None:
     async with place.running("r1") as log:
         await until(log.leader_hint)

@@ -10,7 +10,7 @@ from raft_members import Cluster
 from kv.interface import StorageError, Store
 from kv.testing import Fault, FaultyStore
 from replication.raft import engine, progress
-from replication.raft.events import Outcome
+from replication.raft.events import HandOver, Outcome
 from replication.raft.journal import JournalConflict
 
 ROUNDS = 60
@@ -36,7 +36,9 @@ class Chaos:
 
     def round(self) -> None:
         cluster, rng = self.cluster, self.rng
-        action = rng.choice([self.crash, self.start, self.cut, self.heal, self.propose, self.propose])
+        action = rng.choice(
+            [self.crash, self.start, self.cut, self.heal, self.hand_over, self.propose, self.propose]
+        )
         action()
         if self.disorder:
             self.shuffle_links()
@@ -69,6 +71,10 @@ class Chaos:
     def cut(self) -> None:
         pairs = [(a, b) for a in self.cluster.names for b in self.cluster.names if a != b]
         self.cluster.cut |= set(self.rng.sample(pairs, self.rng.randint(0, len(pairs))))
+
+    def hand_over(self) -> None:
+        if (leader := self.cluster.leader()) is not None:
+            self.cluster.nodes[leader].inbox.append(HandOver())
 
     def heal(self) -> None:
         self.cluster.heal()

@@ -38,7 +38,7 @@ def entries(rng: random.Random, index: int, term: int) -> tuple[tuple[bytes, int
 def random_message(rng: random.Random, kind: str) -> dict[str, Any]:
     message: dict[str, Any] = {"type": kind}
     for name in FIELDS[kind]:
-        if name in ("reset", "success"):
+        if name in ("reset", "success", "successor"):
             message[name] = rng.random() < 0.5
         elif name == "payloads":
             message[name] = tuple(rng.randbytes(rng.randrange(300)) for _ in range(rng.randrange(1, 40)))

@@ -18,6 +18,7 @@ from keyserver.demo.processes import free_port
 from kv.interface import StorageError, Store
 from kv.memory import MemoryDisk, MemoryStore
 from kv.testing import Fault, FaultyStore
+from replication.raft.events import Timing
 from replication.raft.frames import framed
 from replication.raft.journal import Journal
 from replication.raft.log import RaftLog, open_raft_log
@@ -94,6 +95,25 @@ async def test_a_leader_left_alone_says_that_it_does_not_know(tmp_path: Path) ->
                 await cluster.kill(name)
         with trio.fail_after(HANGS_AFTER_S), pytest.raises(ProposalLost):
             await logs[leader].propose(b"perhaps")
+
+
+async def test_who_stops_or_is_asked_to_leaves_the_lead_to_another(tmp_path: Path) -> None:
+    """With elections that take longer than the test may."""
+    slow = Timing(election_min_s=HANGS_AFTER_S / 2, election_max_s=HANGS_AFTER_S, quorum_s=HANGS_AFTER_S)
+    async with raft_clusters(tmp_path)(3) as cluster:
+        logs = await start_all(cluster)
+        first = await leader_of(logs)
+        for log in logs.values():
+            log._driver._engine._timing = slow  # type: ignore[attr-defined]  # once there is a leader
+        with trio.fail_after(HANGS_AFTER_S / 8):
+            logs[first].hand_over()
+            await logs[first].propose(b"one")
+            while (second := await leader_of(logs)) == first:
+                await trio.lowlevel.checkpoint()
+            await cluster.stop(second)
+            del logs[second]
+            assert await leader_of(logs) != second
+            await next(iter(logs.values())).propose(b"two")
 
 
 async def test_a_flood_of_proposals_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

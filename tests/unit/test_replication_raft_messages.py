@@ -43,6 +43,7 @@ SAMPLES: dict[str, Message] = {
     "pre_vote_ok": {"type": "pre_vote_ok", "term": 3},
     "response_vote": {"type": "response_vote", "term": 3},
     "higher_term": {"type": "higher_term", "term": 3},
+    "abdicate": {"type": "abdicate", "term": 3, "successor": True},
     "propose": {"type": "propose", "term": 3, "life": 1, "request": 0, "payloads": (b"", b"x")},
     "proposed": {"type": "proposed", "term": 3, "life": 1, "request": 0, "count": 2, "log_idx": 8},
 }
@@ -139,7 +140,9 @@ def any_message(rng: random.Random, near: int) -> Message:
     kind = rng.choice(sorted(FIELDS))
     message: dict[str, object] = {name: number() for name in FIELDS[kind]}
     message["type"] = kind
-    message.update({name: rng.random() < 0.5 for name in ("reset", "success") if name in message})
+    message.update(
+        {name: rng.random() < 0.5 for name in ("reset", "success", "successor") if name in message}
+    )
     if kind == "propose":
         message["payloads"] = (b"x",) * rng.randint(1, 3)
     if kind == "append_entries":

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65\x32\x65ks/v1/raft.proto\x12\x08\x65\x32\x65ks.v1\"\x9c\x03\n\x04Raft\x12%\n\x08pre_vote\x18\x01 \x01(\x0b\x32\x11.e2eks.v1.AskVoteH\x00\x12%\n\x0bpre_vote_ok\x18\x02 \x01(\x0b\x32\x0e.e2eks.v1.TermH\x00\x12)\n\x0crequest_vote\x18\x03 \x01(\x0b\x32\x11.e2eks.v1.AskVoteH\x00\x12\'\n\rresponse_vote\x18\x04 \x01(\x0b\x32\x0e.e2eks.v1.TermH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x05 \x01(\x0b\x32\x17.e2eks.v1.AppendEntriesH\x00\x12/\n\rnext_node_idx\x18\x06 \x01(\x0b\x32\x16.e2eks.v1.AppendAnswerH\x00\x12%\n\x0bhigher_term\x18\x07 \x01(\x0b\x32\x0e.e2eks.v1.TermH\x00\x12,\n\x07propose\x18\x08 \x01(\x0b\x32\x19.e2eks.v1.ProposeAtLeaderH\x00\x12.\n\x08proposed\x18\t \x01(\x0b\x32\x1a.e2eks.v1.ProposedAtLeaderH\x00\x42\t\n\x07message\"\x14\n\x04Term\x12\x0c\n\x04term\x18\x01 \x01(\x04\"F\n\x07\x41skVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\"s\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x05 \x01(\x0c\"*\n\x07\x45ntries\x12\x1f\n\x04runs\x18\x01 \x03(\x0b\x32\x11.e2eks.v1.TermRun\")\n\x07TermRun\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x10\n\x08\x63ommands\x18\x02 \x03(\x0c\"h\n\x0c\x41ppendAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x02 \x01(\x04\x12\x12\n\nnext_index\x18\x03 \x01(\x04\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x0f\n\x07success\x18\x05 \x01(\x08\"P\n\x0fProposeAtLeader\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04life\x18\x02 \x01(\x04\x12\x0f\n\x07request\x18\x03 \x01(\x04\x12\x10\n\x08payloads\x18\x04 \x03(\x0c\"a\n\x10ProposedAtLeader\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04life\x18\x02 \x01(\x04\x12\x0f\n\x07request\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x11\n\tlog_index\x18\x05 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65\x32\x65ks/v1/raft.proto\x12\x08\x65\x32\x65ks.v1\"\xc6\x03\n\x04Raft\x12%\n\x08pre_vote\x18\x01 \x01(\x0b\x32\x11.e2eks.v1.AskVoteH\x00\x12%\n\x0bpre_vote_ok\x18\x02 \x01(\x0b\x32\x0e.e2eks.v1.TermH\x00\x12)\n\x0crequest_vote\x18\x03 \x01(\x0b\x32\x11.e2eks.v1.AskVoteH\x00\x12\'\n\rresponse_vote\x18\x04 \x01(\x0b\x32\x0e.e2eks.v1.TermH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x05 \x01(\x0b\x32\x17.e2eks.v1.AppendEntriesH\x00\x12/\n\rnext_node_idx\x18\x06 \x01(\x0b\x32\x16.e2eks.v1.AppendAnswerH\x00\x12%\n\x0bhigher_term\x18\x07 \x01(\x0b\x32\x0e.e2eks.v1.TermH\x00\x12,\n\x07propose\x18\x08 \x01(\x0b\x32\x19.e2eks.v1.ProposeAtLeaderH\x00\x12.\n\x08proposed\x18\t \x01(\x0b\x32\x1a.e2eks.v1.ProposedAtLeaderH\x00\x12(\n\x08\x61\x62\x64icate\x18\n \x01(\x0b\x32\x14.e2eks.v1.AbdicationH\x00\x42\t\n\x07message\"\x14\n\x04Term\x12\x0c\n\x04term\x18\x01 \x01(\x04\"-\n\nAbdication\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x11\n\tsuccessor\x18\x02 \x01(\x08\"F\n\x07\x41skVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\"s\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x05 \x01(\x0c\"*\n\x07\x45ntries\x12\x1f\n\x04runs\x18\x01 \x03(\x0b\x32\x11.e2eks.v1.TermRun\")\n\x07TermRun\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x10\n\x08\x63ommands\x18\x02 \x03(\x0c\"h\n\x0c\x41ppendAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x02 \x01(\x04\x12\x12\n\nnext_index\x18\x03 \x01(\x04\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x0f\n\x07success\x18\x05 \x01(\x08\"P\n\x0fProposeAtLeader\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04life\x18\x02 \x01(\x04\x12\x0f\n\x07request\x18\x03 \x01(\x04\x12\x10\n\x08payloads\x18\x04 \x03(\x0c\"a\n\x10ProposedAtLeader\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04life\x18\x02 \x01(\x04\x12\x0f\n\x07request\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x11\n\tlog_index\x18\x05 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,21 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'e2eks.v1.raft_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RAFT']._serialized_start=34
-  _globals['_RAFT']._serialized_end=446
-  _globals['_TERM']._serialized_start=448
-  _globals['_TERM']._serialized_end=468
-  _globals['_ASKVOTE']._serialized_start=470
-  _globals['_ASKVOTE']._serialized_end=540
-  _globals['_APPENDENTRIES']._serialized_start=542
-  _globals['_APPENDENTRIES']._serialized_end=657
-  _globals['_ENTRIES']._serialized_start=659
-  _globals['_ENTRIES']._serialized_end=701
-  _globals['_TERMRUN']._serialized_start=703
-  _globals['_TERMRUN']._serialized_end=744
-  _globals['_APPENDANSWER']._serialized_start=746
-  _globals['_APPENDANSWER']._serialized_end=850
-  _globals['_PROPOSEATLEADER']._serialized_start=852
-  _globals['_PROPOSEATLEADER']._serialized_end=932
-  _globals['_PROPOSEDATLEADER']._serialized_start=934
-  _globals['_PROPOSEDATLEADER']._serialized_end=1031
+  _globals['_RAFT']._serialized_end=488
+  _globals['_TERM']._serialized_start=490
+  _globals['_TERM']._serialized_end=510
+  _globals['_ABDICATION']._serialized_start=512
+  _globals['_ABDICATION']._serialized_end=557
+  _globals['_ASKVOTE']._serialized_start=559
+  _globals['_ASKVOTE']._serialized_end=629
+  _globals['_APPENDENTRIES']._serialized_start=631
+  _globals['_APPENDENTRIES']._serialized_end=746
+  _globals['_ENTRIES']._serialized_start=748
+  _globals['_ENTRIES']._serialized_end=790
+  _globals['_TERMRUN']._serialized_start=792
+  _globals['_TERMRUN']._serialized_end=833
+  _globals['_APPENDANSWER']._serialized_start=835
+  _globals['_APPENDANSWER']._serialized_end=939
+  _globals['_PROPOSEATLEADER']._serialized_start=941
+  _globals['_PROPOSEATLEADER']._serialized_end=1021
+  _globals['_PROPOSEDATLEADER']._serialized_start=1023
+  _globals['_PROPOSEDATLEADER']._serialized_end=1120
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,7 @@ class Raft(_message.Message):
     HIGHER_TERM_FIELD_NUMBER: _builtins.int
     PROPOSE_FIELD_NUMBER: _builtins.int
     PROPOSED_FIELD_NUMBER: _builtins.int
+    ABDICATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pre_vote(self) -> Global___AskVote: ...
     @_builtins.property
@@ -52,6 +53,8 @@ class Raft(_message.Message):
     def propose(self) -> Global___ProposeAtLeader: ...
     @_builtins.property
     def proposed(self) -> Global___ProposedAtLeader: ...
+    @_builtins.property
+    def abdicate(self) -> Global___Abdication: ...
     def __init__(
         self,
         *,
@@ -64,12 +67,13 @@ class Raft(_message.Message):
         higher_term: Global___Term | None = ...,
         propose: Global___ProposeAtLeader | None = ...,
         proposed: Global___ProposedAtLeader | None = ...,
+        abdicate: Global___Abdication | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "higher_term", b"higher_term", "message", b"message", "next_node_idx", b"next_node_idx", "pre_vote", b"pre_vote", "pre_vote_ok", b"pre_vote_ok", "propose", b"propose", "proposed", b"proposed", "request_vote", b"request_vote", "response_vote", b"response_vote"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abdicate", b"abdicate", "append_entries", b"append_entries", "higher_term", b"higher_term", "message", b"message", "next_node_idx", b"next_node_idx", "pre_vote", b"pre_vote", "pre_vote_ok", b"pre_vote_ok", "propose", b"propose", "proposed", b"proposed", "request_vote", b"request_vote", "response_vote", b"response_vote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "higher_term", b"higher_term", "message", b"message", "next_node_idx", b"next_node_idx", "pre_vote", b"pre_vote", "pre_vote_ok", b"pre_vote_ok", "propose", b"propose", "proposed", b"proposed", "request_vote", b"request_vote", "response_vote", b"response_vote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abdicate", b"abdicate", "append_entries", b"append_entries", "higher_term", b"higher_term", "message", b"message", "next_node_idx", b"next_node_idx", "pre_vote", b"pre_vote", "pre_vote_ok", b"pre_vote_ok", "propose", b"propose", "proposed", b"proposed", "request_vote", b"request_vote", "response_vote", b"response_vote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["pre_vote", "pre_vote_ok", "request_vote", "response_vote", "append_entries", "next_node_idx", "higher_term", "propose", "proposed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["pre_vote", "pre_vote_ok", "request_vote", "response_vote", "append_entries", "next_node_idx", "higher_term", "propose", "proposed", "abdicate"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -93,6 +97,30 @@ class Term(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Term: _TypeAlias = Term  # noqa: Y015
+
+@_typing.final
+class Abdication(_message.Message):
+    """The leader of `term` leads no longer; who is told that it is the successor stands for election at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    successor: _builtins.bool
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        successor: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["successor", b"successor", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Abdication: _TypeAlias = Abdication  # noqa: Y015
 
 @_typing.final
 class AskVote(_message.Message):
