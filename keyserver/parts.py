@@ -7,8 +7,10 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from keyserver import quarantine
 from keyserver.admission.gate import Gate
 from keyserver.config import Epochs
 from keyserver.duties import Duties
@@ -110,7 +112,8 @@ def assemble(
         fresh_salt=around.fresh_salt,
         rates=rates,
     )
-    watched = Majority(log, proposer, replica, clock, around.seconds)
+    outside = partial(_outside, replica, signer)
+    watched = Majority(log, proposer, replica, clock, around.seconds, outside)
     status = Status(
         name,
         replica,
@@ -136,6 +139,11 @@ def assemble(
         peers=peers,
         majority=watched,
     )
+
+
+def _outside(replica: Replica, signer: Signer) -> str:
+    """Why nothing that this replica proposes counts, or ""."""
+    return signer.quarantined or quarantine.outside(replica.state, signer.key_id)
 
 
 def _rates(metrics: Metrics, limits: Limits, around: Surroundings) -> RateLimits:

@@ -106,10 +106,13 @@ class Proposer:
 
     def require_signing(self) -> None:
         """Raises Refused (NOT_READY) if this replica may not sign or is held, and so cannot propose."""
-        if self._signer.quarantined:
-            raise Refused(Reason.NOT_READY, "this replica only reads: it may not sign")
-        if self._held:
-            raise Refused(Reason.NOT_READY, self.held)
+        if self.unfit:
+            raise Refused(Reason.NOT_READY, self.unfit)
+
+    @property
+    def unfit(self) -> str:
+        """Why this replica proposes nothing new, or ""."""
+        return "this replica only reads: it may not sign" if self._signer.quarantined else self.held
 
     @property
     def held(self) -> str:

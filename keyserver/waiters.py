@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import trio
 
 from keyserver.rate_limits import RateLimited
+from verifier.errors import Reason, Refused
 
 WAITERS_MAX = 1_800  # of the 2,048 calls under way: lookups find room beside them
 RETRY_AFTER_S = 1.0  # about an epoch
@@ -45,10 +46,14 @@ class Decision:
         self._outcome = self._outcome or (code, epoch)
         self._event.set()
 
+    def give_up(self) -> None:
+        self._event.set()
+
     async def wait(self) -> tuple[int, int]:
-        """(verdict code, epoch), once the command was applied and written."""
+        """(verdict code, epoch), once the command was applied and written. Raises Refused (NOT_READY)."""
         await self._event.wait()
-        assert self._outcome is not None
+        if self._outcome is None:
+            raise Refused(Reason.NOT_READY, "this replica cannot have it decided any more; ask another one")
         return self._outcome
 
 
@@ -88,3 +93,9 @@ class Waiters:
         """Answer everybody who waits for this command, if anybody does."""
         for decision in self._decisions.get(command_id, ()):
             decision.decide(code, epoch)
+
+    def give_up(self) -> None:
+        """Refuse everybody who waits for a decision: the log takes nothing more from this replica."""
+        for decisions in self._decisions.values():
+            for decision in decisions:
+                decision.give_up()

@@ -7,7 +7,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from replication.raft.events import Outcome, Proposed, Role, Turn
+from replication.raft.events import HandOver, Outcome, Proposed, Role, Turn
 from replication.raft.log import LEADERLESS_S
 from replication.types import LogEntry, NoLeader, ProposalLost
 from simulator.seams import Until
@@ -22,14 +22,14 @@ class Log:
     def __init__(self, process: ReplicaProcess) -> None:
         self._process = process
         self._tokens = count(1)
-        self._waiting: list[Proposed] = []
+        self._waiting: list[Proposed | HandOver] = []
         self._outcomes: dict[int, list[Outcome]] = {}
         self.turn: Turn | None = None
         self.turns = 0
 
     # For the process
 
-    def take(self) -> list[Proposed]:
+    def take(self) -> list[Proposed | HandOver]:
         """What is to be proposed in the next turn."""
         waiting, self._waiting = self._waiting, []
         return waiting
@@ -90,11 +90,16 @@ class Log:
     async def compact(self, indices: Collection[int]) -> bool:
         return self._process.journal.compact(indices)
 
+    def hand_over(self) -> None:
+        self._waiting.append(HandOver())
+        self._process.site.wake()
+
     def status(self) -> Any:
         journal, turn = self._process.journal, self.turn
         return SimpleNamespace(
             committed_index=journal.committed_to,
             stored_index=journal.last_application,
             role="" if turn is None else str(turn.role),
+            leader=self.leader_hint(),
             leader_name="" if turn is None else turn.leader or "",
         )

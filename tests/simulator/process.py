@@ -129,7 +129,9 @@ class ReplicaProcess:
             self.replica, self.signer, self.proposer, NOTHING_COUNTED, site.clock, site.evidence
         )
         self.exchange.remember(self._kept(quarantine.DIFFERENT))
-        self.majority = Majority(self.log, self.proposer, self.replica, site.clock, world.seconds)
+        self.majority = Majority(
+            self.log, self.proposer, self.replica, site.clock, world.seconds, lambda: self.signer.quarantined
+        )  # fmt: skip
         self.lines = [Line(site, member) for member in world.members if member != site.name]
         self.peers = Peers(
             self.replica, self.signer, self.proposer, NO_ENDORSER, self.exchange, (), site.clock

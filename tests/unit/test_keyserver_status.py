@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from keyserver.metrics import Metrics
-from keyserver.peers.majority import HOLDER, LEADERLESS_S, Majority
+from keyserver.peers.majority import HAND_OVER_EVERY_S, HOLDER, LEADERLESS_S, Majority
 from keyserver.run import Parts
 from keyserver.status import Status
 from keyserver.testing import Disk, Person, running, small_realm
 from replication.types import LogStatus, MemberStatus
-from verifier.errors import Refused
+from verifier.errors import Reason, Refused
 
 SMALL = small_realm()
 FOLLOWING = LogStatus(
@@ -34,13 +34,17 @@ FOLLOWING = LogStatus(
 
 
 class Log:
-    """A log of which nothing but the status is asked."""
+    """A log of which nothing is asked but its status, and that another replica leads."""
 
     def __init__(self) -> None:
         self.shown = FOLLOWING
+        self.handed_over = 0
 
     def status(self) -> LogStatus:
         return self.shown
+
+    def hand_over(self) -> None:
+        self.handed_over += 1
 
 
 def status_of(parts: Parts, log: Any, alone: Callable[[], str] = str) -> Status:
@@ -100,3 +104,43 @@ async def test_without_a_majority_it_takes_nothing_and_says_how_old_its_answers_
         log.shown = FOLLOWING
         watch.look()
         assert parts.proposer.held == ""
+
+
+async def test_who_leads_and_may_not_propose_lets_another_one_lead(tmp_path: Path) -> None:
+    log, now, why = Log(), [0.0], [""]
+    unused: Any = log
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        watch = Majority(unused, parts.proposer, parts.replica, lambda: 0, lambda: now[0], lambda: why[0])
+        log.shown = replace(FOLLOWING, role="leader", leader=True, leader_name="r1")
+        watch.look()
+        assert log.handed_over == 0
+        why[0] = "not among the replicas"
+        for now[0] in (0.0, 0.25, HAND_OVER_EVERY_S, HAND_OVER_EVERY_S + 0.25):
+            watch.look()
+        assert log.handed_over == 2
+        log.shown, now[0] = FOLLOWING, 9.0
+        watch.look()
+        why[0] = ""
+        log.shown = replace(FOLLOWING, role="leader", leader=True, leader_name="r1")
+        watch.look()
+        assert log.handed_over == 2
+        parts.proposer.hold("a test", "the disk is full")
+        watch.look()
+        assert log.handed_over == 3
+
+
+async def test_who_waits_for_a_decision_that_will_not_come_is_told_at_once(tmp_path: Path) -> None:
+    """A client, or a verifier with a ratification, would wait out its deadline before it asks another."""
+    unused: Any = Log()
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        watch = Majority(unused, parts.proposer, parts.replica, lambda: 0, outside=lambda: "not a replica")
+        with (
+            parts.replica.waiters.expect(bytes(32)) as decision,
+            parts.replica.waiters.expect(b"x") as decided,
+        ):
+            decided.decide(0, 7)
+            watch.look()
+            assert await decided.wait() == (0, 7)
+            with pytest.raises(Refused, match="ask another one") as refused:
+                await decision.wait()
+        assert refused.value.reason is Reason.NOT_READY
