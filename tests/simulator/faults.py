@@ -183,8 +183,12 @@ def _pause(world: World, fault: Fault, rng: Random) -> End:
 
 
 def _restart(world: World, fault: Fault, rng: Random) -> End:
-    """Kill a process once, or again and again at a crash point."""
+    """Kill a process once, or again and again at a crash point; or tell a replica to stop."""
     site = _anybody(world, rng)
+    if site in world.replicas and site.runs and rng.random() < 0.3:
+        site.stop()
+        world.fired("restart", site.name)
+        return _nothing
     if rng.random() < 0.5:
         site.ambush = Ambush(world, rng.choice(POINTS), rng.randint(1, 4))
         return lambda: setattr(site, "ambush", None)

@@ -102,6 +102,18 @@ class ReplicaSite:
     def start_later(self) -> None:
         self.world.after(self._rng.randint(100, 900) * MS, self.start)
 
+    def stop(self) -> None:
+        """As told: a leader hands over before its process ends."""
+        assert self.process is not None
+        process, grace_ms = self.process, self._rng.randint(0, 500)
+        process.log.hand_over()
+        self.world.after(grace_ms * MS, lambda: self._stopped(process))
+
+    def _stopped(self, process: ReplicaProcess) -> None:
+        if self.process is process:
+            self.crash("stopped")
+            self.start_later()
+
     def crash(self, why: str) -> None:
         """The process ends; what was not synced is lost."""
         if self.process is None:
