@@ -25,6 +25,7 @@ import trio
 
 from replication.raft.events import Chance
 from replication.raft.frames import ALIVE, FRAME_BYTES_MAX, FrameReader, FrameRefused
+from replication.raft.secured import SecuredStream
 from replication.raft.tls import Contexts, Stranger, member_at_the_other_end
 
 HANDSHAKE_S = 5.0  # also for the connection itself; a member is done in some milliseconds
@@ -35,7 +36,6 @@ SEND_S = 10.0  # for CHUNK_BYTES: 25 kB/s is no link
 # An answer comes behind everything that was sent before: what a link carries at the least, in bytes a second.
 SLOW_LINK_PER_S = 256 * 1024
 CHUNK_BYTES = 256 * 1024
-READ_BYTES = 16 * 1024  # one TLS record
 # One task looks after all links, so often: timers of their own would cost more than what passes on them.
 LOOK_S = 0.5
 OUTBOX_BYTES_MAX = 4 * FRAME_BYTES_MAX
@@ -170,7 +170,7 @@ class Transport:
 
     async def _welcome(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         """Find out who it is; serve a member, refuse anybody else."""
-        secured = trio.SSLStream(stream, self._contexts.accepting, server_side=True, https_compatible=True)
+        secured = SecuredStream(stream, self._contexts.accepting, server_side=True)
         try:
             with trio.fail_after(HANDSHAKE_S):
                 member = await _identify(secured, self._addresses)
@@ -189,9 +189,9 @@ class Transport:
         except BROKEN:
             pass  # it dials again
 
-    async def _read(self, member: str, secured: trio.SSLStream[trio.SocketStream], inbox: _Inbox) -> None:
+    async def _read(self, member: str, secured: SecuredStream, inbox: _Inbox) -> None:
         reader = FrameReader()
-        while data := await secured.receive_some(READ_BYTES):
+        while data := await secured.receive_some():
             inbox.heard_at = self._clock()
             for content in reader.feed(data):
                 if inbox.scope.cancel_called:  # a newer link of this member took over meanwhile
@@ -223,10 +223,9 @@ class Transport:
         with trio.fail_after(HANDSHAKE_S) as handshake:
             stream = await trio.open_tcp_stream(address.host, address.port)
             async with stream:
-                context = self._contexts.dialing
-                secured = trio.SSLStream(stream, context, https_compatible=True)
+                secured = SecuredStream(stream, self._contexts.dialing, server_side=False)
                 await _identify(secured, (member,))
-                if await secured.receive_some(len(ALIVE)) != ALIVE:
+                if await secured.receive_some() != ALIVE:
                     raise Stranger("no welcome")
                 handshake.deadline = inf
                 with trio.CancelScope() as link:
@@ -234,11 +233,9 @@ class Transport:
                 if link.cancelled_caught:
                     raise Stranger("silent, or too far behind")
 
-    async def _keep_up(
-        self, member: str, secured: trio.SSLStream[trio.SocketStream], link: trio.CancelScope
-    ) -> None:
+    async def _keep_up(self, member: str, secured: SecuredStream, link: trio.CancelScope) -> None:
         outbox = self._outboxes[member]
-        outbox.open(link)
+        outbox.open(link, secured)
         self._problems.pop(member, None)
         self._ends.connected(member)
         try:
@@ -267,6 +264,7 @@ class _Outbox:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.link: trio.CancelScope | None = None
+        self._stream: SecuredStream | None = None
         self.heard_at = NEVER  # when the other end last gave a sign of life
         self._clock = clock
         self._asked_at = NEVER
@@ -276,13 +274,13 @@ class _Outbox:
         self._bytes = 0
         self._filled = trio.Event()
 
-    def open(self, link: trio.CancelScope) -> None:
-        self.link = link
+    def open(self, link: trio.CancelScope, stream: SecuredStream | None = None) -> None:
+        self.link, self._stream = link, stream
         self.heard_at = self._asked_at = self._clock()
         self._unheard_bytes = 0
 
     def close(self) -> None:
-        self.link = None
+        self.link = self._stream = None
         self._sending_since = None
         self._frames.clear()
         self._bytes = 0
@@ -294,9 +292,25 @@ class _Outbox:
             self.link.cancel()
             self.close()
             return
-        self._frames.append(frame)
-        self._bytes += len(frame)
-        self._filled.set()
+        if not self._send_now(frame):
+            self._frames.append(frame)
+            self._bytes += len(frame)
+            self._filled.set()
+
+    def _send_now(self, frame: bytes) -> bool:
+        """Send a frame without waking a task, if nothing is before it."""
+        is_busy = self._frames or self._sending_since is not None
+        if self._stream is None or is_busy or len(frame) > CHUNK_BYTES:
+            return False
+        try:
+            has_gone = self._stream.send_now(frame)
+        except OSError:  # whoever sends it from the queue is told the same
+            return False
+        self._unheard_bytes += len(frame)
+        if not has_gone:
+            self._frames.append(b"")  # it sends the rest, and others wait behind it
+            self._filled.set()
+        return True
 
     def hear(self) -> None:
         self.heard_at = self._clock()
@@ -335,22 +349,23 @@ class _Outbox:
         return b"".join(taken)
 
 
-async def _identify(secured: trio.SSLStream[trio.SocketStream], members: Collection[str]) -> str:
+async def _identify(secured: SecuredStream, members: Collection[str]) -> str:
     await secured.do_handshake()
-    return member_at_the_other_end(secured.getpeercert(), secured.selected_alpn_protocol(), members)
+    tls = secured.tls
+    return member_at_the_other_end(tls.getpeercert(), tls.selected_alpn_protocol(), members)
 
 
-async def _send(secured: trio.SSLStream[trio.SocketStream], data: bytes, outbox: _Outbox) -> None:
+async def _send(secured: SecuredStream, data: bytes, outbox: _Outbox) -> None:
     """Send everything; each part is timed by itself, since a slow link may be slow, not still."""
-    for start in range(0, len(data), CHUNK_BYTES):
+    for start in range(0, len(data) or 1, CHUNK_BYTES):
         outbox.begin_sending()
         chunk = data[start : start + CHUNK_BYTES]
         await secured.send_all(chunk)
         outbox.end_sending(len(chunk))
 
 
-async def _listen_for_life(secured: trio.SSLStream[trio.SocketStream], outbox: _Outbox) -> None:
-    while data := await secured.receive_some(READ_BYTES):
+async def _listen_for_life(secured: SecuredStream, outbox: _Outbox) -> None:
+    while data := await secured.receive_some():
         if data.strip(b"\0"):
             break
         outbox.hear()
