@@ -10,9 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from realm_processes.changes import renew_certificates, replace_replica, roll, roll_key
+from realm_processes.changes import (
+    renew_certificates,
+    replace_replica,
+    roll,
+    roll_key,
+    roll_verifier_key,
+)
 from realm_processes.cluster import ClusterProcesses, cluster_under_load
 from realm_processes.crashes import Trial, see_register
+from realm_processes.people import all_of, connect
 
 Drill = Callable[[Trial, ClusterProcesses, str], None]
 
@@ -47,6 +54,15 @@ DRILLS: tuple[Drill, ...] = (rolling_restart, back_up, new_certificates, roll_ke
 REPLACEMENTS: tuple[Drill, ...] = (replace_replica, replace_lost_disk)
 
 
+def exercise(trial: Trial, realm: ClusterProcesses, drill: Drill, name: str) -> None:
+    """One drill, and how long people waited meanwhile."""
+    print(f"{drill.__name__} {name}")
+    trial.load.longest_wait_s = 0.0
+    drill(trial, realm, name)
+    trial.wait_epoch()
+    print(f"nobody waited longer than {trial.load.longest_wait_s:.2f} s")
+
+
 @pytest.mark.slow
 def test_a_cluster_is_operated_under_load(
     tmp_path: Path, rng: random.Random, count: Callable[[int], int]
@@ -55,9 +71,19 @@ def test_a_cluster_is_operated_under_load(
         for _ in range(count(1)):
             drills = (*DRILLS, rng.choice(REPLACEMENTS))
             for drill in rng.sample(drills, len(drills)):
-                name = rng.choice(realm.replicas)
-                print(f"{drill.__name__} {name}")
-                trial.load.longest_wait_s = 0.0
-                drill(trial, realm, name)
-                trial.wait_epoch()
-                print(f"nobody waited longer than {trial.load.longest_wait_s:.2f} s")
+                exercise(trial, realm, drill, rng.choice(realm.replicas))
+
+
+@pytest.mark.slow
+def test_verifiers_get_new_keys_under_load(
+    tmp_path: Path, rng: random.Random, count: Callable[[int], int]
+) -> None:
+    """People go on with the realm.json of before; with the new one the new key can be asked for."""
+    with cluster_under_load(tmp_path, rng, verifiers=("v1", "v2", "v3")) as (trial, realm):
+        for _ in range(count(1)):
+            name = rng.choice(realm.verifiers)
+            exercise(trial, realm, roll_verifier_key, name)
+            known = realm.realm()
+            client, transport = connect(known, quorum=all_of(realm.key_id_of(name)))
+            with transport:
+                client.lookup(f"nobody@{known.domains[0]}")

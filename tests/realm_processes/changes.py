@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from dataclasses import astuple
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from keyserver.installation.setup import PEERS_CA, REALM_CA
 from realm_processes.cluster import ClusterProcesses
 from realm_processes.crashes import Trial, see_register
 from verifier.crypto.hashing import key_id
+from verifier.signonce import read_rows
 
 
 def roll(trial: Trial, realm: ClusterProcesses, spared: str = "") -> None:
@@ -53,6 +55,33 @@ def roll_key(trial: Trial, realm: ClusterProcesses, name: str) -> None:
     realm.spawn(name)
     wait_until(lambda: bool(realm.standing(name)), f"{name} with its new key")
     put_key_in_place(trial, realm, name, old_key, name, made["public_key"])
+
+
+def roll_verifier_key(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """Give a verifier a new key; without it the realm needs a majority of verifiers."""
+    folder = realm.verifier(name)
+    assert realm.processes.stop(name) == 0
+    see_register(realm, name, trial.seen)
+    done = realm.run("verifier.daemon", "rekey", "-c", str(folder / "verifier.toml"))
+    assert done.returncode == 0, done.stderr
+    floor, _ = read_rows(realm.register_of(name), key_id=realm.key_id_of(name))
+    realm.rekeyed = {**realm.rekeyed, name: floor + 1}
+    trial.seen.know_verifier(realm.key_id_of(name), realm.key_of(name).public_key)
+    configs = [word for replica in realm.replicas for word in ("-c", realm.config_of(replica))]
+    realm.ok("keyserver", "realm", "add-verifier", "--replace", name, folder / "verifier-info.json", *configs)
+    roll(trial, realm)
+    for verifier in (name, *(other for other in realm.verifiers if other != name)):
+        shutil.copyfile(realm.realm_file, realm.verifier(verifier) / "realm.json")
+        restart_verifier(trial, realm, verifier)
+
+
+def restart_verifier(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """Start it, anew if it runs; wait until it has ratified what is there."""
+    if name in realm.processes.running:
+        assert realm.processes.stop(name) == 0
+    realm.start_verifier(name)
+    newest = trial.seen.newest
+    wait_until(lambda: realm.newest_signed(name) >= newest, f"{name} to ratify {newest}")
 
 
 def replace_replica(trial: Trial, realm: ClusterProcesses, old: str) -> None:

@@ -79,10 +79,15 @@ class ClusterProcesses(CrashingRealm):
 
 @contextmanager
 def cluster_under_load(
-    folder: Path, rng: random.Random, *, people: int = 3, kind: type[ClusterProcesses] = ClusterProcesses
+    folder: Path,
+    rng: random.Random,
+    *,
+    people: int = 3,
+    kind: type[ClusterProcesses] = ClusterProcesses,
+    verifiers: tuple[str, ...] = ("v1",),
 ) -> Iterator[tuple[Trial, ClusterProcesses]]:
-    """Three replicas and a verifier under load. At the end every link is whole, and every promise checked."""
-    with under_load(folder, ("v1",), people, rng, kind, THREE) as trial:
+    """Three replicas and some verifiers under load. At the end all links are whole, all promises checked."""
+    with under_load(folder, verifiers, people, rng, kind, THREE) as trial:
         realm = trial.realm
         assert isinstance(realm, ClusterProcesses)
         yield trial, realm

@@ -50,7 +50,7 @@ class SeenSignatures:
 
     def __init__(self, replicas: Mapping[bytes, bytes], verifiers: Mapping[bytes, bytes]) -> None:
         self._replicas = dict(replicas)
-        self._verifiers = verifiers
+        self._verifiers = dict(verifiers)
         self._heads: dict[int, set[bytes]] = defaultdict(set)
         self._made: dict[tuple[int, bytes], set[tuple[bytes, int, bytes]]] = defaultdict(set)
         self._lock = Lock()
@@ -59,6 +59,10 @@ class SeenSignatures:
     def know_replica(self, key_id: bytes, public_key: bytes) -> None:
         """A key that replicas sign with from some epoch on. BEFORE it signs."""
         self._replicas[key_id] = public_key
+
+    def know_verifier(self, key_id: bytes, public_key: bytes) -> None:
+        """The same of a verifier."""
+        self._verifiers[key_id] = public_key
 
     @property
     def newest(self) -> int:

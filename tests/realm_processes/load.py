@@ -246,13 +246,14 @@ def shown(result: LookupResult) -> tuple[str, str] | None:
     return result.entry.encoded.hex(), result.profile.encoded.hex()
 
 
-def see_ratified_heads(realm: RealmProcesses, name: str, until: int, seen: SeenSignatures) -> None:
-    """See what a verifier serves of each of its ratifications up to an epoch, the last once it is there."""
+def see_ratified_heads(realm: RealmProcesses, name: str, epochs: range, seen: SeenSignatures) -> None:
+    """See what a verifier serves of each of its ratifications in these epochs, the last once it is there."""
     door = realm.ratified_heads(name)
-    newest = verification_pb2.RatifiedHeadRequest(epoch=until).SerializeToString()
-    wait_until(lambda: door.call(RATIFIED_HEADS + "Get", newest).code == "OK", f"{name} to ratify {until}")
+    newest = verification_pb2.RatifiedHeadRequest(epoch=epochs[-1]).SerializeToString()
+    ratified = f"{name} to ratify {epochs[-1]}"
+    wait_until(lambda: door.call(RATIFIED_HEADS + "Get", newest).code == "OK", ratified)
     with door.channel() as channel:
         rpc: Any = channel.unary_unary(RATIFIED_HEADS + "Get")
-        for number in range(1, until + 1):
+        for number in epochs:
             request = verification_pb2.RatifiedHeadRequest(epoch=number).SerializeToString()
             seen.see(encoding.decode_signed_head(rpc(request, timeout=CALL_S)), f"{name}'s RatifiedHeads")
