@@ -197,13 +197,13 @@ class Journal:
             return ()
         entries: list[LogEntry] = []
         size = 0
-        for command, index, _ in self._entries(places.raft(lo), places.raft(hi - 1) + 1):
+        for command, _, _ in self._entries(places.raft(lo), places.raft(hi - 1) + 1):
             if command == NO_OP:
                 continue
             size += len(command) - 1
             if entries and size > max_bytes:
                 break
-            entries.append(LogEntry(places.application(index), command[1:]))
+            entries.append(LogEntry(lo + len(entries), command[1:]))
         return tuple(entries)
 
     def verify_chain(self, lo: int, hi: int) -> None:

@@ -167,12 +167,20 @@ class _Inbox:
         self._taken = trio.Event()
 
     def put(self, event: Event, size: int = 0, sender: str = "") -> None:
+        if not self._waiting:
+            self._filled.set()
         self._waiting.append((event, size, sender))
         self._held[sender] += size
-        self._filled.set()
 
     def take(self) -> list[Event]:
         """Take what fits into one turn."""
+        taken, self._taken = self._taken, trio.Event()
+        taken.set()
+        if len(self._waiting) <= TURN_EVENTS_MAX and self._held.total() <= TURN_BYTES_MAX:  # as mostly
+            all_of_it = [event for event, _, _ in self._waiting]
+            self._waiting.clear()
+            self._held.clear()
+            return all_of_it
         events: list[Event] = []
         weight = 0
         while self._waiting and len(events) < TURN_EVENTS_MAX and weight < TURN_BYTES_MAX:
@@ -180,8 +188,6 @@ class _Inbox:
             events.append(event)
             weight += size
             self._held[sender] -= size
-        taken, self._taken = self._taken, trio.Event()
-        taken.set()
         return events
 
     async def wait(self, seconds: float) -> None:

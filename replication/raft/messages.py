@@ -69,7 +69,7 @@ def _flag(value: object) -> bool:
 def _entries(value: object) -> bool:
     if not isinstance(value, tuple) or len(value) > BATCH_ENTRIES_MAX:
         return False
-    return all(_is_entry(entry) for entry in value) and _fits([entry[0] for entry in value])
+    return all(map(_is_entry, value)) and _fits([entry[0] for entry in value])
 
 
 def _is_entry(entry: object) -> bool:
@@ -78,8 +78,11 @@ def _is_entry(entry: object) -> bool:
     command, index, term = entry
     if type(command) is not bytes or not 1 <= len(command) <= COMMAND_BYTES_MAX:
         return False
-    known = command[:1] == APPLICATION or command == NO_OP
-    return known and _index(index) and _number(term)
+    known = command[0] == APPLICATION[0] or command == NO_OP
+    numbers = (
+        type(index) is int and type(term) is int and 1 <= index <= NUMBER_MAX and 0 <= term <= NUMBER_MAX
+    )
+    return known and numbers
 
 
 def _payloads(value: object) -> bool:
