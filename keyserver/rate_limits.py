@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar
@@ -60,6 +60,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         20, 256
     )  # calls refused at once or cancelled; then the connection is cut
     peer_refusals: Rate = Rate(50, 1_000)  # the same of all connections: who comes back is cut sooner
+    peer_new_connections: Rate = Rate(20, 100)  # a TLS handshake each, some 2 ms; more are not heard
     peer_connections: Number = 512  # of all listeners; more are cut
     peer_calls_at_once: Number = 1_500  # of 2,048 in all; waiting updates are most of them
     peer_streams: Number = 256  # verifiers behind one gateway, and some that reconnect
@@ -126,6 +127,30 @@ class Buckets(Generic[K]):
             self._observe()
             raise RateLimited(f"{self._what}; slow down", (1 - tokens) / rate.per_second)
         return tokens - 1
+
+
+class Arrivals:
+    """How many connections each network has begun, against its rate; what came above it is owed.
+
+    They are counted once they are there: whoever owes should be let in no more until it is paid.
+    """
+
+    def __init__(self, rate: Rate, *, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._seconds = seconds
+        self._since = seconds()
+        self._used: dict[str, float] = {}  # tokens that are not back yet
+
+    def count(self, arrived: Mapping[str, int]) -> list[str]:
+        """Count these; the networks that owe, the deepest in debt first."""
+        now = self._seconds()
+        regained, self._since = (now - self._since) * self._rate.per_second, now
+        left = {network: used - regained for network, used in self._used.items() if used > regained}
+        for network, number in arrived.items():
+            left[network] = left.get(network, 0.0) + number
+        self._used = left
+        owing = [network for network, used in left.items() if used > self._rate.at_once]
+        return sorted(owing, key=lambda network: -left[network])
 
 
 class RateLimits:

@@ -77,6 +77,7 @@ NO_LIMITS = "\n[limits]\n" + "".join(
         "peer_unknown_names",
         "peer_unknown_lookups",
         "peer_name_lookups",
+        "peer_new_connections",
     )
 )
 

@@ -13,18 +13,20 @@ from keyserver.config import Config
 from keyserver.frontends import grpc_peers, grpc_public, grpc_verification, health
 from keyserver.frontends.connections import Doorkeeper
 from keyserver.frontends.crowd import Crowd
+from keyserver.frontends.deafness import Turnstile
 from keyserver.frontends.edge import Edge
 from keyserver.frontends.grpc_health import Health
 from keyserver.frontends.handlers import Handlers
 from keyserver.frontends.listeners import links, listen, mutual_tls, new_server, tls
 from keyserver.metrics import Metrics
 from keyserver.peers.service import Peers
-from keyserver.rate_limits import Limits, Rate, RateLimits
+from keyserver.rate_limits import Arrivals, Limits, Rate, RateLimits
 from keyserver.service import Service
 from keyserver.status import Status
 from keyserver.tls_files import Credentials
 
 CONNECTION_LOOKS_SECONDS = 0.25  # how long a network may have too many connections
+STRANGERS = ("public", "verification", "push")  # listeners that anybody may reach
 LINGER_SECONDS = 1.0  # who was answered last may ask how the proof continues what it knew
 
 # What members may ask: each of them forwards what its own clients were granted, and all may share a network.
@@ -141,9 +143,13 @@ class Doors:
             await asyncio.sleep(LINGER_SECONDS)
 
     async def _keep_doors(self) -> None:
-        """Cut the connections of networks that have too many."""
-        most = self._crowd.limits.peer_connections
-        keeper = Doorkeeper(most, self._ports.values, partial(self._limited, "peer_connections"))
+        """Cut the connections of networks that have too many; hear those no more that connect too often."""
+        limits, ports = self._crowd.limits, self._ports
+        strangers = [ports[name] for name in STRANGERS if name in ports]
+        too_often = partial(self._limited, "peer_new_connections")
+        turnstile = Turnstile(Arrivals(limits.peer_new_connections), strangers, too_often)
+        too_many = partial(self._limited, "peer_connections")
+        keeper = Doorkeeper(limits.peer_connections, ports.values, too_many, turnstile.see)
         while True:
             await trio.sleep(CONNECTION_LOOKS_SECONDS)
             await trio.to_thread.run_sync(keeper.look)

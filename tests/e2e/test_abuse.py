@@ -5,11 +5,12 @@ Linux allows on loopback.
 
 import gzip
 import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from hostile.loads import ENDLESS, LOADS, LOOKUP, SHUT, STREAM, UPDATE, Target, 
 from realm_processes.realm import RealmProcesses
 
 from keyserver.demo.processes import wait_until
-from keyserver.demo.stage import REPLICA
+from keyserver.demo.stage import HOST, REPLICA
 from keyserver.testing import Person, SmallRealm
 from verifier import encoding, limits
 
@@ -37,6 +38,7 @@ class Abused(RealmProcesses):
     """A replica alone: no verifier runs, so updates wait for a quorum that does not come."""
 
     mute = ("v1", "v2", "v3")
+    limits = ""
 
     def is_ratified(self) -> bool:
         return self.epochs() > 0
@@ -95,10 +97,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
     """A replica that waits a second for a request to come and for an answer to be taken."""
 
     class Impatient(Abused):
-        def set_up(self) -> None:
-            super().set_up()
-            with self.config_of().open("a") as file:
-                file.write(SHORT)
+        limits = SHORT
 
     stage = Impatient(tmp_path_factory.mktemp("impatient") / "realm", ("v1", "v2", "v3"))
     try:
@@ -176,6 +175,24 @@ def test_an_honest_caller_is_answered_beside(name: str, abused: Abused, count: C
     assert outcomes["OK"] > before
     assert grown_mb < MEMORY_MB
     abused.check_alive()
+
+
+def test_who_connects_too_often_is_not_heard_for_a_while_and_all_others_are(abused: Abused) -> None:
+    limit = 'e2eks_rate_limited_total{limit="peer_new_connections"}'
+    told = abused.metric(limit)
+
+    def connect(seconds: float) -> socket.socket:
+        return socket.create_connection((HOST, abused.ports.public), seconds, source_address=("127.0.0.9", 0))
+
+    with honest_lookups(abused) as outcomes, ExitStack() as stack:
+        for _ in range(160):
+            stack.enter_context(connect(PATIENCE))
+        wait_until(lambda: abused.metric(limit) == told + 1, "the count of a network that is not heard")
+        with pytest.raises(TimeoutError):
+            connect(0.5)
+        stack.enter_context(abused.public().channel())
+        stack.enter_context(connect(PATIENCE))
+    assert set(outcomes) == {"OK"}
 
 
 def closed_by_server(connection: Connection) -> list[Frame]:

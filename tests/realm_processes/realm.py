@@ -35,6 +35,12 @@ compare_interval_ms = 1000
 silence_max_ms = 1000
 """
 
+# Tests ask from one address, over a connection for each call.
+MANY_CONNECTIONS = """
+[limits]
+peer_new_connections = { per_second = 1e6, at_once = 1e6 }
+"""
+
 
 class RealmProcesses(Stage):
     """`verifiers` are listed by the realm, and run unless they are in `mute`. One replica, if not told more.
@@ -45,6 +51,7 @@ class RealmProcesses(Stage):
     epochs_plan = EPOCHS
     authority: Authority | None = None
     mute: tuple[str, ...] = ()
+    limits = MANY_CONNECTIONS
 
     def plan(self) -> setup.Plan:
         plan = replace(super().plan(), epochs=self.epochs_plan)
@@ -53,6 +60,12 @@ class RealmProcesses(Stage):
         file = self.folder.parent / "registration-ca.pem"
         file.write_bytes(self.authority.pem)
         return replace(plan, registration_ca=file, insecure_skip_registration_proof=False)
+
+    def set_up(self) -> None:
+        super().set_up()
+        for config in map(self.config_of, self.replicas):
+            with config.open("a") as file:
+                file.write(self.limits)
 
     def open(self) -> None:
         """Set up and start everything."""
