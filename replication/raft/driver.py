@@ -68,7 +68,7 @@ class Driver:
 
         So whoever calls turn() may spare a thread. It is no promise: a turn is as right either way.
         """
-        if self._journal.commit_is_due or self._clock() >= self._engine.due_at():
+        if self._journal.commit_is_due or self._clock() >= self._engine.tick_at():
             return True
         return not all(isinstance(event, Received) and self._engine.stages_nothing(event) for event in inbox)
 

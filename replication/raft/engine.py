@@ -24,6 +24,9 @@ from replication.raft.progress import Progress
 
 # So many elections nobody misses. Whoever speaks of a later term lies, and must not bring terms to an end.
 TERMS_AHEAD_MAX = 2**20
+# So long the word that entries are committed waits for new entries, which take it along.
+NEWS_S = 0.001
+NEVER_DUE = float("inf")
 
 
 class Engine(Elections):
@@ -42,6 +45,8 @@ class Engine(Elections):
         """Raises EngineUnfit; ValueError when the member is not among the members, or one is there twice."""
         self._progress = {name: Progress() for name in sorted(members) if name != member}
         self._announced = (0, 0)  # last and commit index of which all followers were sent word
+        self._news_until = NEVER_DUE  # so long news of a commit alone wait for entries to go with
+        self.awaited_to = 0  # newest entry that a follower asked for: it waits to hear
         self._answering: Message = {}  # the append_entries that is being answered
         self._answered: tuple[str, int, int] | None = None  # leader, term and next index of the last success
         self._answered_at = LONG_AGO
@@ -117,14 +122,25 @@ class Engine(Elections):
         """Send followers what is new for them, and resign if that is wanted and possible."""
         if not self.leads:
             return
-        newest = self._journal.last, self._journal.commit
+        is_news = self._is_news()
         for name, progress in self._progress.items():
-            if progress.due or newest != self._announced:
+            if progress.due or is_news:
                 self._send_entries(name, progress)
-        self._announced = newest
         if self.now < self._hands_over_until and (successor := self._successor()) is not None:
             self._hands_over_until = LONG_AGO
             self._abdicate(successor)
+
+    def _is_news(self) -> bool:
+        """Tell whether all followers are to be sent word now; what is committed alone may wait a little."""
+        newest = self._journal.last, self._journal.commit
+        if newest == self._announced:
+            return False
+        if newest[0] == self._announced[0] and self.awaited_to <= self._announced[1]:
+            self._news_until = min(self._news_until, self.now + NEWS_S)
+            if self.now < self._news_until:
+                return False
+        self._announced, self._news_until = newest, NEVER_DUE
+        return True
 
     def _successor(self) -> str | None:
         """The member heard last of those that have all of the log."""
@@ -136,7 +152,11 @@ class Engine(Elections):
     # How it stands.
 
     def due_at(self) -> float:
-        """Return the time at which the next tick is wanted."""
+        """Return the time at which the next turn is wanted."""
+        return min(self.tick_at(), self._news_until) if self.leads else self.tick_at()
+
+    def tick_at(self) -> float:
+        """Return the time at which a tick may have something to do for the disk."""
         if not self.leads:
             return float(self._SyncObj__raftElectionDeadline)
         unsettled = not self._progress and self._journal.commit < self._journal.last
@@ -243,6 +263,7 @@ class Engine(Elections):
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
         for progress in self._progress.values():
             progress.restart(probing=False)
+        self._news_until = NEVER_DUE
         super()._SyncObj__onBecomeLeader()
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802

@@ -187,6 +187,7 @@ class Proposals:
         has_room = self._uncommitted_bytes + batch_bytes(payloads) <= UNCOMMITTED_BYTES_MAX
         if has_room and self._engine.takes_entries:
             first, placed = self._append(payloads), len(payloads)
+            self._engine.awaited_to = first + placed - 1
         reply = {"term": request["term"], "life": life, "request": number, "count": placed, "log_idx": first}
         self._engine.send(sender, {"type": "proposed", **reply})
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from raft_members import Cluster
 
+from replication.raft.engine import NEWS_S
 from replication.raft.events import Received
 from replication.raft.messages import Message
 
@@ -140,3 +141,41 @@ def test_both_followers_are_sent_the_same_objects(rng: random.Random) -> None:
     one, other = [message["entries"] for _, message in turn.outgoing if message["type"] == "append_entries"]
     assert len(one) == 100
     assert one is other
+
+
+def commit_at(cluster: Cluster, leader: str, proposer: str) -> list[Message]:
+    """Have something committed that was proposed at a member; return what the leader sends in that turn."""
+    cluster.run(0.05)
+    (token,) = cluster.propose(proposer, b"x")
+    before = cluster.nodes[leader].journal.committed_to
+    for _ in range(10):
+        for name in (proposer, leader, *others(cluster, leader)):
+            outgoing = cluster.turn(name).outgoing
+            if name == leader and cluster.nodes[leader].journal.committed_to > before:
+                assert proposer != leader or token in cluster.settled
+                return [message for _, message in outgoing if message["type"] == "append_entries"]
+    raise AssertionError("nothing was committed")
+
+
+def test_news_of_a_commit_wait_for_entries_to_go_with_but_not_long(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    assert commit_at(cluster, leader, leader) == []
+    assert cluster.nodes[leader].driver.wait_s() < 3 * NEWS_S
+    cluster.propose(leader, b"y")
+    (first, second) = cluster.turn(leader).outgoing
+    assert [len(message["entries"]) for _, message in (first, second)] == [1, 1]
+    assert first[1]["commit_index"] == cluster.nodes[leader].journal.commit
+    cluster.agree()
+    assert commit_at(cluster, leader, leader) == []
+    cluster.now += 2 * NEWS_S
+    (first, second) = cluster.turn(leader).outgoing
+    assert first[1]["commit_index"] == second[1]["commit_index"] == cluster.nodes[leader].journal.commit
+    assert cluster.nodes[leader].driver.wait_s() > 2 * NEWS_S
+
+
+def test_a_follower_that_waits_for_a_commit_hears_of_it_at_once(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    news = commit_at(cluster, leader, others(cluster, leader)[0])
+    assert len(news) == 2
