@@ -165,6 +165,16 @@ def forget(name: str, config_file: Path, output: str) -> None:
     show({"schema": "e2eks.etcd-replicas/1", "stored": stored}, output)
 
 
+@replicas.command("hand-over", epilog=examples("keyserver replicas hand-over -c replicas/r1/keyserver.toml"))
+@config_option
+@output_option
+def hand_over(config_file: Path, output: str) -> None:
+    """Let another replica lead, if the running one does: nobody waits for an election."""
+    leader = _post(_config(config_file), "/hand-over")["leader"]
+    click.echo(f"✓ {leader or 'nobody'} leads", err=True)
+    show({"schema": "e2eks.hand-over/1", "leader": leader}, output)
+
+
 # The change
 
 
@@ -227,10 +237,7 @@ def approve(file: Path, config_file: Path, output: str) -> None:
 @output_option
 def submit(files: tuple[Path, ...], config_file: Path, output: str) -> None:
     """Give an approved change to the running replica; it takes effect with the next epoch."""
-    import json
-
     from keyserver import replica_change
-    from keyserver.operator_socket import ask
     from verifier.errors import Reason, Refused
 
     config = _config(config_file)
@@ -242,10 +249,7 @@ def submit(files: tuple[Path, ...], config_file: Path, output: str) -> None:
             f"{record['missing']} more of the present replicas must approve it, and these added keys: "
             f"{' '.join(record['unconfirmed']) or 'none'}",
         )
-    code, answer = ask(config.data, "POST", "/replicas", replica_change.encode_file(proposed, config.realm))
-    said: dict[str, Any] = json.loads(answer)
-    if code != 200:
-        raise Refused(Reason(said["reason"]), said["what"])
+    said = _post(config, "/replicas", replica_change.encode_file(proposed, config.realm))
     click.echo(f"✓ accepted; it takes effect with the epoch after {said['epoch']}", err=True)
     show({**record, "epoch": said["epoch"]}, output)
 
@@ -297,6 +301,20 @@ def _told(config: Config) -> PresentSet:
     from keyserver.replica_change import decode_present
 
     return decode_present(ask(config.data, "GET", "/replicas")[1])
+
+
+def _post(config: Config, path: str, body: bytes = b"") -> dict[str, Any]:
+    """What the running replica answers. Raises Refused with its reason."""
+    import json
+
+    from keyserver.operator_socket import ask
+    from verifier.errors import Reason, Refused
+
+    code, answer = ask(config.data, "POST", path, body)
+    said: dict[str, Any] = json.loads(answer)
+    if code != 200:
+        raise Refused(Reason(said["reason"]), said["what"])
+    return said
 
 
 def _own_key(config: Config) -> Any:

@@ -5,6 +5,7 @@ Whoever may open the socket may read the database: its mode is 0600.
 POST /backup      the stream of keyserver.copies.backup, of this moment; 409 while another one is being sent
 GET  /replicas    the present set of replicas, keyserver.replica_change.PresentSet
 POST /replicas    a change with its approvals, as in its file; 200 once the log has accepted it
+POST /hand-over   let another replica lead, if this one does; 200 with who leads then
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ async def serve(
         routes = [Route("/backup", _Backups(store, log, origin), methods=["POST"])]
         if replicas is not None:
             routes.append(Route("/replicas", replicas.answer, methods=["GET", "POST"]))
+            routes.append(Route("/hand-over", replicas.hand_over, methods=["POST"]))
         app = Starlette(routes=routes)
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve_until, app, config, stop)

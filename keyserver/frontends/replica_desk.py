@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -9,7 +10,10 @@ from keyserver.machine import views
 from keyserver.machine.turn import log_time
 from keyserver.parts import Parts
 from keyserver.replica_change import FILE_BYTES, SET_SCHEMA, PresentSet, decode_file, encode_present
-from verifier.errors import ConfigError, Refused
+from verifier.errors import ConfigError, Reason, Refused
+
+LOOK_EVERY_S = 0.02
+LOOKS = 150  # an election takes less
 
 
 class ReplicaDesk:
@@ -37,6 +41,17 @@ class ReplicaDesk:
             return _refusal(refusal.reason.value, refusal.what)
         state = self._parts.replica.state
         return JSONResponse({"accepted": True, "epoch": state.epoch, "signed_epoch": state.signed_epoch})
+
+    async def hand_over(self, _request: Request) -> Response:
+        """Let another replica lead; tell who does once it is known."""
+        log = self._parts.log
+        log.hand_over()
+        for _ in range(LOOKS):
+            leader = log.status().leader_name
+            if leader and not log.leader_hint():
+                return JSONResponse({"leader": leader})
+            await trio.sleep(LOOK_EVERY_S)
+        return _refusal(Reason.NOT_READY.value, "no other replica has all of the log and can be reached")
 
     def present(self) -> PresentSet:
         """The replicas of this moment."""

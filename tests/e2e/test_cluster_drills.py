@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from realm_processes.changes import (
     renew_certificates,
+    replace_dead,
     replace_replica,
     roll,
     roll_key,
@@ -47,7 +48,7 @@ def replace_lost_disk(trial: Trial, realm: ClusterProcesses, name: str) -> None:
     realm.kill(name)
     see_register(realm, name, trial.seen)
     shutil.rmtree(realm.folder_of(name) / "data")
-    replace_replica(trial, realm, name)
+    replace_dead(trial, realm, name)
 
 
 DRILLS: tuple[Drill, ...] = (rolling_restart, back_up, new_certificates, roll_key)

@@ -19,15 +19,38 @@ from verifier.crypto.hashing import key_id
 from verifier.signonce import read_rows
 
 
-def roll(trial: Trial, realm: ClusterProcesses, spared: str = "") -> None:
-    """Restart the replicas that run but one, one after the other, the leader last; each is waited for."""
+def roll(trial: Trial, realm: ClusterProcesses, spared: str = "", *, joining: str = "") -> None:
+    """Restart the replicas that run but one, one after the other, the leader last; each is waited for.
+
+    Who leads before the leader is restarted is one that knows whoever is `joining`, which gets the log.
+    """
     leader = realm.wait_leader()
     running = [name for name in realm.others(spared) if name in realm.processes.running]
     for name in sorted(running, key=lambda name: name == leader):
-        assert realm.processes.stop(name) == 0
-        see_register(realm, name, trial.seen)
-        realm.spawn(name)
-        realm.wait_ready(name)
+        if name == leader and joining:
+            hand_over(realm, leader)
+            wait_level(realm, joining, leader)
+        restart(trial, realm, name)
+
+
+def restart(trial: Trial, realm: ClusterProcesses, name: str) -> None:
+    """As for an upgrade."""
+    assert realm.processes.stop(name) == 0
+    see_register(realm, name, trial.seen)
+    realm.spawn(name)
+    realm.wait_ready(name)
+
+
+def hand_over(realm: ClusterProcesses, name: str) -> None:
+    """Let another replica lead."""
+    told = realm.ok("keyserver", "replicas", "hand-over", "-c", realm.config_of(name))
+    assert told["leader"] != name
+
+
+def wait_level(realm: ClusterProcesses, name: str, other: str) -> None:
+    """Wait until a replica has what another one has now."""
+    wanted = realm.standing(other)["applied_index"]
+    wait_until(lambda: realm.standing(name).get("applied_index", 0) >= wanted, f"{name} to have the log")
 
 
 def put_key_in_place(
@@ -85,39 +108,64 @@ def restart_verifier(trial: Trial, realm: ClusterProcesses, name: str) -> None:
 
 
 def replace_replica(trial: Trial, realm: ClusterProcesses, old: str) -> None:
-    """Put a new replica, with name, folder and key that never were, in the place of one, alive or dead."""
-    new = f"r{max(int(name[1:]) for name in realm.ports_of) + 1}"
-    public_key = add_member(trial, realm, new)
+    """Put a new replica, with name, folder and key that never were, in the place of one that runs."""
+    new, public_key = new_replica(realm)
+    realm.spawn(new)  # BEFORE the others count it: they need it for a majority while one of them restarts
+    roll(trial, realm, spared=new, joining=new)
+    tell_verifiers(realm)
     put_key_in_place(trial, realm, old, realm.key_id_of(old), new, public_key)
     for name in realm.others(old):
         succeed(realm, "drop", old, "-c", realm.config_of(name))
     roll(trial, realm, spared=old)  # which is part of the majority of who does not know yet that it left
-    if old in realm.processes.running:
-        assert realm.processes.stop(old) == 0
+    assert realm.processes.stop(old) == 0
+    bid_farewell(trial, realm, old)
+
+
+def replace_dead(trial: Trial, realm: ClusterProcesses, old: str) -> None:
+    """The same for one that is dead and never comes back: each of the two that are left restarts once, and
+    the second not before the new one does what the dead one did.
+
+    The new one votes without having seen what the dead one had. So the two must have all of it BEFORE: they
+    have when they have decided something without it.
+    """
+    trial.load.wait_issued_from_now()
+    new, public_key = new_replica(realm)
+    leader = realm.wait_leader()
+    (follower,) = realm.others(old, new, leader)
+    for name in realm.others(old):
+        succeed(realm, "drop", old, "-c", realm.config_of(name))
+    realm.spawn(new)
+    wait_level(realm, follower, leader)
+    restart(trial, realm, follower)
+    if realm.wait_leader() == leader:
+        hand_over(realm, leader)
+    wait_level(realm, new, leader)
+    put_key_in_place(trial, realm, old, realm.key_id_of(old), new, public_key)
+    restart(trial, realm, leader)
+    bid_farewell(trial, realm, old)
+
+
+def bid_farewell(trial: Trial, realm: ClusterProcesses, old: str) -> None:
     see_register(realm, old, trial.seen)
     realm.replicas = realm.others(old)
     tell_verifiers(realm)
 
 
-def add_member(trial: Trial, realm: ClusterProcesses, new: str) -> str:
-    """Let a new replica take part in replication, and wait until it has the log; its public key."""
+def new_replica(realm: ClusterProcesses) -> tuple[str, str]:
+    """Make the folder of a replica and name it to the others, which will know with their restart; its name
+    and its public key.
+    """
+    new = f"r{max(int(name[1:]) for name in realm.ports_of) + 1}"
     ports = realm.ports_of[new] = free_ports()
-    present = realm.wait_leader()
     made = realm.ok(
         "keyserver", "replicas", "new", f"{new}={HOST}", "--ca", realm.folder / "ca",
-        "--port-base", ports.public, "-c", realm.config_of(present),
+        "--port-base", ports.public, "-c", realm.config_of(realm.wait_leader()),
     )  # fmt: skip
     places = ("--peers", made["peers"], "--replication", made["replication"])
     for name in realm.replicas:
         succeed(realm, "enlist", new, *places, "-c", realm.config_of(name))
     realm.replicas = (*realm.replicas, new)
-    realm.spawn(new)  # BEFORE the others count it: they need it for a majority while one of them restarts
-    roll(trial, realm, spared=new)
-    wanted = realm.standing(present)["applied_index"]
-    wait_until(lambda: realm.standing(new).get("applied_index", 0) >= wanted, f"{new} to have the log")
-    tell_verifiers(realm)
-    public_key: str = made["public_key"]
-    return public_key
+    return new, made["public_key"]
 
 
 def succeed(realm: ClusterProcesses, *arguments: object) -> None:
