@@ -50,5 +50,5 @@ class Spoken(Checker):
             raise Violation(self.name, f"{site.name} leaves a log that does not open: {error}") from error
         if journal.last < acknowledged:
             raise Violation(self.name, f"{site.name} acknowledged entry {acknowledged}, has {journal.last}")
-        if journal.term < term or (journal.term == term and journal.vote != member):
+        if journal.term < term or (member and journal.term == term and journal.vote != member):
             raise Violation(self.name, f"{site.name} has forgotten its vote of term {term}")
