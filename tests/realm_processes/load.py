@@ -205,8 +205,13 @@ class Follower:
         if self._replica not in self._load.realm.replicas:
             return  # another took its place
         before, self.steps = self.steps, []
-        self._read(1)
+        wait_until(lambda: self._has_read(len(before)), f"{self._replica} to show its verifier log again")
         assert self.steps[: len(before)] == before, "the verifier log was changed after it was shown"
+
+    def _has_read(self, steps: int) -> bool:
+        """Read on; tell whether there are so many. The replica may be starting."""
+        self._read(len(self.steps) + 1)
+        return len(self.steps) >= steps
 
     def _read(self, start: int) -> None:
         request = verification_pb2.VerifierStreamRequest(start=start, page_size=2**62)
