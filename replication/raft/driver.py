@@ -101,6 +101,8 @@ class Driver:
 
     def _take(self, event: Event) -> None:
         match event:
+            case Proposed(token, payload):
+                self._proposals.take(token, payload)
             case Received(sender, message):
                 if not self._engine.receive(sender, message):
                     self._proposals.receive(sender, message)
@@ -108,8 +110,6 @@ class Driver:
                 self._engine.connected(member)
             case Disconnected(member):
                 self._engine.disconnected(member)
-            case Proposed(token, payload):
-                self._proposals.take(token, payload)
             case Forgotten(token):
                 self._proposals.forget(token)
             case HandOver():
