@@ -124,6 +124,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless all bounds are met")
     parser.add_argument("--quick", action="store_true", help="only prove that it runs; figures mean nothing")
+    parser.add_argument("--loads", default="", metavar="A,B", help="of abuse only these")
     parser.add_argument("--bounds", type=Path, default=BOUNDS, help="another file of bounds")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHES]
@@ -138,7 +139,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     bounds = read_bounds(options.bounds) if options.check else ()
     wanted = options.names or ([name for name in BENCHES if any(b.bench == name for b in bounds)] or BENCHES)
-    plan = Plan(repetitions=3, rounds=3, quick=True) if options.quick else Plan()
+    loads = tuple(options.loads.split(",")) if options.loads else ()
+    plan = Plan(repetitions=3, rounds=3, quick=True, loads=loads) if options.quick else Plan(loads=loads)
     results = run(wanted, plan, show_json if options.json else show_text)
     judged = list(judge((bound for bound in bounds if bound.bench in wanted), results))
     for met, sentence in judged:

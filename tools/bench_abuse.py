@@ -29,7 +29,12 @@ QUICK = ("half-open-calls", "control-flood")
 
 
 def abuse(plan: Plan) -> Iterator[Measured]:
-    """p99 and memory under each load, beside those of the quiet moments before."""
+    """p99 and memory under each load, beside those of the quiet moments before. Raises ValueError for a
+    load that is none.
+    """
+    loads = plan.loads or (QUICK if plan.quick else tuple(LOADS))
+    if unknown := set(loads) - set(LOADS):
+        raise ValueError(f"no load is called {min(unknown)}; there are {', '.join(LOADS)}")
     ground = grown(plan.size(1000, 50))
     seconds, rounds = plan.size(20, 4) / 10, 1 if plan.quick else 3
     target = temporary_folder() / "target.json"
@@ -37,7 +42,7 @@ def abuse(plan: Plan) -> Iterator[Measured]:
     with Replica(ground) as replica, _channel(ground) as channel:
         caller = Caller(channel, list(ground.users))
         caller.ask(seconds)
-        for load in QUICK if plan.quick else LOADS:
+        for load in loads:
             progress(f"abuse: {load}")
             quiet, loaded, grown_bytes = [], [], 0
             for _ in range(rounds):

@@ -31,6 +31,7 @@ class Plan:
     repetitions: int = 5
     rounds: int = 25  # of what is short: many short turns see the same minutes, few long ones do not
     quick: bool = False
+    loads: tuple[str, ...] = ()  # of abuse; none: all
 
     def size(self, full: int, quick: int) -> int:
         """A size of the plan."""
