@@ -32,6 +32,7 @@ T = TypeVar("T")
 VERSIONS = 4  # of each user, in one run
 CALL_S = 20.0
 PAUSE_S = 0.02
+REFUSED_PAUSE_S = 0.15  # replicas bear ten updates of one name in a second, from one address
 # What a client may be told while a realm comes back. All else under load is a broken promise.
 PASSING = {Reason.NOT_READY, Reason.NOT_RATIFIED_IN_TIME, Reason.EPOCH_PENDING}
 
@@ -169,6 +170,7 @@ class Worker:
         """Ask until there is an answer, each time over a new connection; None once everything is over."""
         while True:
             client, transport = connect(self._realm(), pins=self._pins, timeout_s=CALL_S)
+            pause_s = PAUSE_S
             with transport:
                 try:
                     return ask(client)
@@ -180,9 +182,10 @@ class Worker:
                 except Refused as refused:
                     if refused.reason not in PASSING:
                         raise
+                    pause_s = REFUSED_PAUSE_S
             if self._load.stopped:
                 return None
-            self._load.pause(PAUSE_S)
+            self._load.pause(pause_s)
 
 
 def _submit(draft: Draft, client: Client) -> Answer:
