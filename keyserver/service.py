@@ -93,19 +93,20 @@ class Service:
         """The same for a front that can wait, which those who ask for many names without a VRF proof must."""
         asked = requests.decode_lookup(request, self._realm)
         self._rates.lookup(address, asked.user_id)
-        found = self._replica.vrf.recall(asked.user_id)
-        if found is not None:
-            return self._look_up(asked, found)
-        self._choose(self._replica.published, asked)  # what will be refused takes nobody's turn
-        later = Later(self._rates.unknown_lookup(address), lambda: self._look_up(asked, None))
-        return later if later.seconds else later.answer()
+        vrf = self._replica.vrf
+        found = vrf.recall(asked.user_id)
+        if found is None:
+            self._choose(self._replica.published, asked)  # what will be refused takes nobody's turn
+            seconds = self._rates.unknown_lookup(address)
+            if seconds:
+                return Later(seconds, lambda: self._look_up(asked, vrf.locate(asked.user_id, None)))
+            found = vrf.compute(asked.user_id)
+        return self._look_up(asked, found)
 
-    def _look_up(self, asked: requests.Lookup, found: IndexProof | None) -> bytes:
-        """The proof; `found` None: the place may be computed now, for whom is limited already."""
+    def _look_up(self, asked: requests.Lookup, found: IndexProof) -> bytes:
         published = self._replica.published
         chosen = self._choose(published, asked)
-        index, index_proof = found or self._replica.vrf.locate(asked.user_id, None)
-        return self._proof(published, Located(asked.user_id, index, index_proof), chosen, asked)
+        return self._proof(published, Located(asked.user_id, *found), chosen, asked)
 
     def _choose(self, published: Published, asked: requests.Lookup) -> int:
         return published.choose(asked.quorum, asked.epoch, asked.min_epoch, self._not_before_ms())

@@ -99,6 +99,10 @@ class VrfCache:
             return found
         if address is not None:
             self._limiter.take(address)
+        return self.compute(user_id)
+
+    def compute(self, user_id: str) -> IndexProof:
+        """Index and proof of a name that was not recalled, from now on remembered."""
         found = self._prove(user_id)
         self._observe("computed")
         with self._lock:
