@@ -6,7 +6,9 @@ They know everything and hold their own keys, nobody else's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -61,7 +63,7 @@ def word_on(world: World, site: ReplicaSite, head: bytes) -> bytes:
     return peers_pb2.ShowHeadRequest(shown=word).SerializeToString(deterministic=True)
 
 
-LIES = ("head", "head", "head", "rules", "past", "gap", "repeated")
+LIES = ("head", "head", "head", "rules", "past", "gap", "repeated", "garbled")
 
 
 def _nobody(_: object) -> None: ...
@@ -80,6 +82,7 @@ class LyingReplica:
         self.withholds = rng.random() < 0.5  # its true signatures
         site.tainted, site.key_at_large = site.tainted or "lies", True
         site.falsify, site.false_steps = self.falsified, self.steps
+        self._lure()
         self._speak()
 
     def stop(self) -> None:
@@ -89,10 +92,20 @@ class LyingReplica:
         if process is not None:
             vars(process.signer).pop("sign_head", None)
 
+    def _lure(self) -> None:
+        """Verifiers follow it, even after what it showed them; their operators look at evidence too late."""
+        for number in range(self.world.plan.verifiers):
+            verifier = self.world.sites[f"v{number}"]
+            if self.rng.random() < 0.5:
+                verifier.follow(self.site.number)
+                verifier.stopped_by = ""
+                verifier.start()
+
     def _speak(self) -> None:
         process = self.site.process
         if not self.lies:
             return
+        self._lure()
         if process is not None and process.replica.state.epoch and not self.site.paused:
             process.watch.accuse = _nobody  # it does not mind what it finds of its own key
             if self.withholds:
@@ -140,6 +153,11 @@ class LyingReplica:
         made = views.verifier_steps(process.store, start, 32 * 1024, self.rng.randint(1, 20))
         past = views.verifier_steps(process.store, max(start - 9, 1), 32 * 1024, 9)
         index, lie = start + len(made), self.rng.choice(LIES)
+        if lie == "garbled":
+            return self.falsified(encode_page(made or past))
+        omitting = _without_an_update(made)
+        if omitting is not None and self.rng.random() < 0.6:
+            return omitting
         if lie in ("head", "rules"):
             for place, raw in enumerate(made):
                 true = proof_encoding.decode_step(raw)
@@ -248,6 +266,16 @@ class LyingLeader:
         envelope = commands.encode_envelope(replica=self.site.key.id, time_ms=time_ms, commands=[encoded])
         message = commands.envelope_message(self.world.cast.realm.hash, envelope)
         return commands.encode_log_entry(envelope, self.site.key.sign(message))
+
+
+def _without_an_update(made: Sequence[bytes]) -> bytes | None:
+    """A page that leaves out the update before a head."""
+    steps = [proof_encoding.decode_step(raw) for raw in made]
+    for place, (before, step) in enumerate(pairwise(steps)):
+        if isinstance(before, UpdateStep) and isinstance(step, EpochStep):
+            head = proof_encoding.encode_epoch_step(before.index, step.head.encoded)
+            return encode_page([*made[:place], head])
+    return None
 
 
 class ByzantineVerifier:

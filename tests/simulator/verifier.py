@@ -243,6 +243,9 @@ class VerifierSite:
             return self.world.sites[members[(self._source + 1) % len(members)]]  # type: ignore[no-any-return]
         return site
 
+    def follow(self, number: int) -> None:
+        self._source = number
+
     def next_source(self) -> None:
         self._source += 1
 
