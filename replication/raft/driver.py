@@ -108,8 +108,10 @@ class Driver:
                     self._proposals.receive(sender, message)
             case Connected(member):
                 self._engine.connected(member)
+                self._proposals.connected(member)
             case Disconnected(member):
                 self._engine.disconnected(member)
+                self._proposals.disconnected(member)
             case Forgotten(token):
                 self._proposals.forget(token)
             case HandOver():

@@ -17,6 +17,7 @@ from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, EACH_B
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
 FORWARDED_BYTES_MAX = 16 * 1024 * 1024
 LIVES = 2**52
+ANSWERS_KEPT = 16  # a follower has hardly more requests under way
 
 Leadership = tuple[int, str | None]  # term, and its leader if proposals can reach it
 
@@ -47,6 +48,9 @@ class Proposals:
         self._next_request = 0
         self._uncommitted: deque[tuple[int, int]] = deque()  # last index of what was appended, its bytes
         self._uncommitted_bytes = 0
+        self._said: dict[
+            str, deque[Message]
+        ] = {}  # follower -> what it was answered last, in this leadership
         self._seen: dict[str, tuple[int, int]] = {}  # follower -> life, next request
         self._examined = journal.commit  # placed proposals up to here are settled
 
@@ -65,6 +69,16 @@ class Proposals:
             self._requests.append((sender, message))
         elif (message["term"], sender) == self._leadership and message["life"] == self._life:
             self._replies.append(message)
+
+    def connected(self, member: str) -> None:
+        """Say again to a follower what was answered on a link that may have lost it."""
+        for reply in self._said.get(member, ()):
+            self._engine.send(member, reply)
+
+    def disconnected(self, member: str) -> None:
+        """What was on the way to the leader may be lost with the link, even if there is a new one already."""
+        if member == self._leadership[1]:
+            self._leadership = (0, None)
 
     def place(self) -> None:
         """After the tick: settle what it committed, then place what this turn brought."""
@@ -101,6 +115,7 @@ class Proposals:
         self._placed.clear()
         self._forwarded.clear()
         self._forwarded_bytes = 0
+        self._said.clear()
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
         self._leadership = leadership
@@ -189,7 +204,8 @@ class Proposals:
             first, placed = self._append(payloads), len(payloads)
             self._engine.awaited_to = first + placed - 1
         reply = {"term": request["term"], "life": life, "request": number, "count": placed, "log_idx": first}
-        self._engine.send(sender, {"type": "proposed", **reply})
+        self._said.setdefault(sender, deque(maxlen=ANSWERS_KEPT)).append({"type": "proposed", **reply})
+        self._engine.send(sender, self._said[sender][-1])
 
     def _take_reply(self, reply: Message) -> None:
         forwarded = self._forwarded.pop(reply["request"], None)

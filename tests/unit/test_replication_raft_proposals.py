@@ -6,7 +6,7 @@ import pytest
 from raft_members import Cluster, outcomes
 
 from replication.raft import proposals
-from replication.raft.events import Forgotten, Outcome, Received
+from replication.raft.events import Connected, Disconnected, Forgotten, Outcome, Received
 from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Message
 
 
@@ -240,3 +240,18 @@ def test_a_follower_passes_on_no_more_than_it_can_hold(rng: random.Random) -> No
     assert outcomes(cluster, tokens) == [None] * fitting + [Outcome.REFUSED] * 5
     assert settle(cluster, tokens)[:fitting] == [Outcome.COMMITTED] * fitting
     assert settle(cluster, cluster.propose(follower, b"room again")) == [Outcome.COMMITTED]
+
+
+@pytest.mark.parametrize("lost", ["propose", "proposed"])
+def test_what_a_link_loses_that_is_made_anew_at_once_is_not_waited_for(lost: str, rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower = next(name for name in cluster.names if name != leader)
+    cluster.keep = lambda sender, receiver, message: message["type"] != lost
+    tokens = cluster.propose(follower, b"x")
+    cluster.run(0.1)
+    cluster.keep = lambda sender, receiver, message: True
+    for one, other in ((leader, follower), (follower, leader)):
+        cluster.nodes[one].inbox += [Disconnected(other), Connected(other)]
+    cluster.run(1.0)
+    assert outcomes(cluster, tokens) != [None]
