@@ -52,6 +52,7 @@ def replace_lost_disk(trial: Trial, realm: ClusterProcesses, name: str) -> None:
 
 
 DRILLS: tuple[Drill, ...] = (rolling_restart, back_up, new_certificates, roll_key)
+VERIFIERS = ("v1", "v2", "v3")  # two of which go on while one restarts
 REPLACEMENTS: tuple[Drill, ...] = (replace_replica, replace_lost_disk)
 
 
@@ -68,7 +69,7 @@ def exercise(trial: Trial, realm: ClusterProcesses, drill: Drill, name: str) -> 
 def test_a_cluster_is_operated_under_load(
     tmp_path: Path, rng: random.Random, count: Callable[[int], int]
 ) -> None:
-    with cluster_under_load(tmp_path, rng) as (trial, realm):
+    with cluster_under_load(tmp_path, rng, verifiers=VERIFIERS) as (trial, realm):
         for _ in range(count(1)):
             drills = (*DRILLS, rng.choice(REPLACEMENTS))
             for drill in rng.sample(drills, len(drills)):
@@ -80,7 +81,7 @@ def test_verifiers_get_new_keys_under_load(
     tmp_path: Path, rng: random.Random, count: Callable[[int], int]
 ) -> None:
     """People go on with the realm.json of before; with the new one the new key can be asked for."""
-    with cluster_under_load(tmp_path, rng, verifiers=("v1", "v2", "v3")) as (trial, realm):
+    with cluster_under_load(tmp_path, rng, verifiers=VERIFIERS) as (trial, realm):
         for _ in range(count(1)):
             name = rng.choice(realm.verifiers)
             exercise(trial, realm, roll_verifier_key, name)

@@ -112,7 +112,7 @@ def replace_replica(trial: Trial, realm: ClusterProcesses, old: str) -> None:
     new, public_key = new_replica(realm)
     realm.spawn(new)  # BEFORE the others count it: they need it for a majority while one of them restarts
     roll(trial, realm, spared=new, joining=new)
-    tell_verifiers(realm)
+    tell_verifiers(trial, realm)
     put_key_in_place(trial, realm, old, realm.key_id_of(old), new, public_key)
     for name in realm.others(old):
         succeed(realm, "drop", old, "-c", realm.config_of(name))
@@ -148,7 +148,7 @@ def replace_dead(trial: Trial, realm: ClusterProcesses, old: str) -> None:
 def bid_farewell(trial: Trial, realm: ClusterProcesses, old: str) -> None:
     see_register(realm, old, trial.seen)
     realm.replicas = realm.others(old)
-    tell_verifiers(realm)
+    tell_verifiers(trial, realm)
 
 
 def new_replica(realm: ClusterProcesses) -> tuple[str, str]:
@@ -173,8 +173,8 @@ def succeed(realm: ClusterProcesses, *arguments: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def tell_verifiers(realm: ClusterProcesses) -> None:
-    """Let the verifiers follow the replicas of today."""
+def tell_verifiers(trial: Trial, realm: ClusterProcesses) -> None:
+    """Let the verifiers follow the replicas of today, one after the other."""
     for name in realm.verifiers:
         config = realm.verifier(name) / "verifier.toml"
         text = config.read_text()
@@ -182,8 +182,7 @@ def tell_verifiers(realm: ClusterProcesses) -> None:
             places = ", ".join(f'"{HOST}:{getattr(realm.ports_of[r], key)}"' for r in realm.replicas)
             text = re.sub(rf"^{key} = \[.*\]", f"{key} = [{places}]", text, flags=re.MULTILINE)
         config.write_text(text)
-        assert realm.processes.stop(name) == 0
-        realm.start_verifier(name)
+        restart_verifier(trial, realm, name)
 
 
 def free_ports() -> Ports:
