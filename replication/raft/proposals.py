@@ -48,9 +48,7 @@ class Proposals:
         self._next_request = 0
         self._uncommitted: deque[tuple[int, int]] = deque()  # last index of what was appended, its bytes
         self._uncommitted_bytes = 0
-        self._said: dict[
-            str, deque[Message]
-        ] = {}  # follower -> what it was answered last, in this leadership
+        self._said: dict[str, deque[Message]] = {}  # follower -> its last answers, in this leadership
         self._seen: dict[str, tuple[int, int]] = {}  # follower -> life, next request
         self._examined = journal.commit  # placed proposals up to here are settled
 
