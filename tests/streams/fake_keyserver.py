@@ -40,7 +40,6 @@ class FakeKeyserver:
         self.stream = stream
         self.certificate, self._key = make_certificate("keyserver", "127.0.0.1", datetime.now(UTC))
         self.pushed: list[bytes] = []
-        self.pushers: set[str] = set()  # the connections that pushes came over
         self.starts: list[int] = []  # of the streams opened
         self.steps_per_message = 3
         self.cut_streams_after: deque[int] = deque()  # messages until a stream breaks, one number a stream
@@ -136,7 +135,6 @@ class FakeKeyserver:
                 fate = self.on_push.popleft() if self.on_push else None
                 if fate not in (OnPush.CUT_BEFORE, OnPush.REFUSE):
                     self.pushed.append(request)
-                    self.pushers.add(context.peer())
                 self._changed.notify_all()
                 if fate is OnPush.HANG:
                     self._changed.wait_for(lambda: self._closing)

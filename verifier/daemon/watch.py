@@ -43,7 +43,6 @@ from verifier.errors import ConfigError, E2eksError, Malformed, Reason
 from verifier.types import Realm
 
 DELIVER_AT_ONCE = 256  # owed epochs looked at in one pass
-CONNECTION_S = 60.0  # for how long pushes share one; the next shows new certificates
 REPORT_S = 1.0
 
 log = structlog.get_logger()
@@ -108,8 +107,6 @@ class Daemon:
         self._room = Room(parts.watermark)
         self._writing = trio.Lock()  # a store has one writer at a time
         self._owed = trio.Event()  # set: the outbox has grown
-        times = parts.times
-        self._delivery_backoff = Backoff(times.retry_min_ms, times.retry_max_ms, parts.rng)
         self._asked = False  # whether a keyserver has said what this key signed before
         self._stopping = trio.CancelScope()
         self._failure: Exception | None = None
@@ -142,7 +139,7 @@ class Daemon:
     async def _offer(self) -> None:
         for target in self._parts.targets:
             try:
-                if await self._deliver_to(target, 0.0):
+                if await self._deliver_to(target):
                     return
             except Unreachable as error:
                 log.warning("ratification not delivered", keyserver=target.address, why=str(error))
@@ -229,26 +226,26 @@ class Daemon:
     # Delivering what is owed
 
     async def _deliver(self) -> None:
+        times = self._parts.times
+        backoff = Backoff(times.retry_min_ms, times.retry_max_ms, self._parts.rng)
         for target in itertools.cycle(self._parts.targets):
             while await self._delivered(target):  # who takes everything is offered the next, too
+                backoff.reset()
                 await self._owed.wait()
             if not self._owed.is_set():
-                with trio.move_on_after(self._delivery_backoff.next_s()):
+                with trio.move_on_after(backoff.next_s()):
                     await self._owed.wait()
 
     async def _delivered(self, target: Target) -> bool:
         """Whether nothing is owed any more."""
         try:
-            return await self._deliver_to(target, CONNECTION_S)
+            return await self._deliver_to(target)
         except Unreachable as error:
             log.warning("ratification not delivered", keyserver=target.address, why=str(error))
             return False
 
-    async def _deliver_to(self, target: Target, seconds: float) -> bool:
-        """Push all that is owed, and what comes in so many seconds, over one connection; False when something
-        has to wait. Raises Unreachable.
-        """
-        until = trio.current_time() + seconds
+    async def _deliver_to(self, target: Target) -> bool:
+        """Push all that is owed over one connection; False when something has to wait. Raises Unreachable."""
         with target.connected() as sender:
             if not self._asked and not await self._ask(sender, target.address):
                 return False
@@ -256,10 +253,6 @@ class Daemon:
                 self._owed = trio.Event()  # BEFORE the rows are read: what comes after them sets it
                 epochs = await trio.to_thread.run_sync(owed_epochs, self._store, DELIVER_AT_ONCE)
                 if not epochs:
-                    self._delivery_backoff.reset()
-                    with trio.move_on_at(until):
-                        await self._owed.wait()
-                        continue
                     return True
                 left = False
                 for epoch in epochs:
