@@ -129,6 +129,8 @@ def test_the_committed_bounds_are_on_metrics_the_contract_or_the_issue_names() -
         ("replication-size", "ratio_to_few_entries", 2.0),
         ("restart", "ratio_to_short_log", 2.0),
         ("restart", "grown_bytes", 64 * 2**20),
+        ("abuse", "ratio_to_idle", 3.0),
+        ("abuse", "grown_bytes", 64 * 2**20),
     }
 
 
