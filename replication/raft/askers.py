@@ -1,12 +1,14 @@
 """Proposers of this process, each waiting to hear what became of its payload. For the trio thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 
-import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from replication.raft.events import Outcome
 from replication.types import ProposalLost
+
+COMMITTED = Outcome.COMMITTED  # looked up for each proposal, which an Enum is slow at
 
 
 class Askers:
@@ -17,35 +19,39 @@ class Askers:
         self._propose = propose
         self._forget = forget
         self._tokens = count(1)
-        self._waiting: dict[int, trio.lowlevel.Task] = {}
-        self._outcomes: dict[int, Outcome | Exception] = {}  # of those who are about to go on
+        self._waiting: dict[int, Task] = {}
+        self._failed: dict[int, Outcome | Exception] = {}  # what else than COMMITTED they are about to hear
 
-    async def ask(self, payload: bytes) -> Outcome:
-        """Propose, and return COMMITTED or REFUSED. Raises ProposalLost, or what settle_all() was given."""
+    async def ask(self, payload: bytes) -> bool:
+        """Propose; False: it was refused. Raises ProposalLost, or what fail_all() was given."""
         token = next(self._tokens)
-        self._waiting[token] = trio.lowlevel.current_task()
+        self._waiting[token] = current_task()
         self._propose(token, payload)
 
-        def give_up(_: object) -> trio.lowlevel.Abort:
+        def give_up(_: object) -> Abort:
             del self._waiting[token]
             self._forget(token)
-            return trio.lowlevel.Abort.SUCCEEDED
+            return Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(give_up)
-        outcome = self._outcomes.pop(token)
+        await wait_task_rescheduled(give_up)
+        if token not in self._failed:
+            return True
+        outcome = self._failed.pop(token)
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is Outcome.UNKNOWN:
             raise ProposalLost("the leader was lost before the proposal was decided")
-        return outcome
+        return False
 
-    def settle(self, token: int, outcome: Outcome | Exception) -> None:
-        """Tell whoever waits under this token, if there still is somebody."""
-        if (task := self._waiting.pop(token, None)) is not None:
-            self._outcomes[token] = outcome
-            trio.lowlevel.reschedule(task)
+    def settle(self, settled: Iterable[tuple[int, Outcome | Exception]]) -> None:
+        """Tell those who wait under these tokens, as far as they still do."""
+        waiting = self._waiting
+        for token, outcome in settled:
+            if (task := waiting.pop(token, None)) is not None:
+                if outcome is not COMMITTED:
+                    self._failed[token] = outcome
+                reschedule(task)
 
-    def settle_all(self, error: Exception) -> None:
+    def fail_all(self, error: Exception) -> None:
         """Let everybody fail who still waits."""
-        for token in list(self._waiting):
-            self.settle(token, error)
+        self.settle([(token, error) for token in self._waiting])

@@ -15,7 +15,7 @@ from kv.interface import StorageError
 from kv.leveldb import LevelDBStore
 from replication.raft.askers import Askers
 from replication.raft.driver import Driver
-from replication.raft.events import Outcome, Role, Timing, Turn
+from replication.raft.events import Role, Timing, Turn
 from replication.raft.journal import Journal
 from replication.raft.member import Member
 from replication.raft.tls import read_contexts
@@ -161,7 +161,6 @@ class RaftLog:
 
         Raises, besides: NoLeader, ProposalLost.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
         self._require_running()
         require_size(payload)
         if self._waiting_bytes + len(payload) > WAITING_BYTES_MAX:
@@ -170,7 +169,7 @@ class RaftLog:
         try:
             if not self._is_led():
                 await self._wait_for_leader()
-            while await self._askers.ask(payload) is Outcome.REFUSED:
+            while not await self._askers.ask(payload):
                 await self._changed.wait()  # whoever refused is not the leader; the next turn may know who is
                 await self._wait_for_leader()
         finally:
@@ -253,7 +252,7 @@ class RaftLog:
     async def stop(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
         leads, self._stopping = self.leader_hint(), True
-        self._askers.settle_all(LogNotRunning("the log is stopping"))
+        self._askers.fail_all(LogNotRunning("the log is stopping"))
         self._announce()
         with trio.CancelScope(shield=True):
             if leads:
@@ -295,8 +294,7 @@ class RaftLog:
         self._committed = max(self._committed, turn.committed_to)
         if recent:
             self._recent = recent
-        for token, outcome in turn.settled:
-            self._askers.settle(token, outcome)
+        self._askers.settle(turn.settled)
         self._announce()
 
     def _announce(self) -> None:
@@ -310,7 +308,7 @@ class RaftLog:
             error = error.exceptions[0]
         if self._failure is None:
             self._failure = f"the log failed: {error or type(error).__name__}"
-        self._askers.settle_all(self._refusal())
+        self._askers.fail_all(self._refusal())
         self._announce()
         self._life.cancel()
 
@@ -358,6 +356,6 @@ class RaftLog:
             raise self._refusal()
 
     def _require_running(self) -> None:
-        self._require_sound()
-        if self._lo is None or self._stopping:
+        if self._lo is None or self._stopping or self._failure is not None:
+            self._require_sound()
             raise LogNotRunning("the log is not running")

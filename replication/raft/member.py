@@ -5,7 +5,7 @@ the next, which runs in a thread if it waits for the disk. Only when it has retu
 told: nothing leaves before it is durable, and the busier the cluster is, the more shares one sync.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
@@ -159,7 +159,7 @@ class Member:
             message = decode(content)
         except BadMessage as error:
             raise FrameRefused(str(error)) from None
-        self._inbox.put(Received(sender, message), len(content), sender)
+        self._inbox.receive(Received(sender, message), len(content))
         await self._inbox.room_for(sender)
 
 
@@ -167,38 +167,47 @@ class _Inbox:
     """What waits for the next turn, in order of arrival, with what it weighs and who sent it."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Event, int, str]] = deque()
-        self._held: Counter[str] = Counter()  # bytes that wait, by sender
+        self._events: list[Event] = []
+        self._sizes: list[int] = []  # of the events, in bytes
+        self._size = 0
+        self._held: Counter[str] = Counter()  # bytes received that wait, by sender
         self._filled = trio.Event()
         self._taken = trio.Event()
 
-    def put(self, event: Event, size: int = 0, sender: str = "") -> None:
-        if not self._waiting:
+    def put(self, event: Event, size: int = 0) -> None:
+        if not self._events:
             self._filled.set()
-        self._waiting.append((event, size, sender))
-        self._held[sender] += size
+        self._events.append(event)
+        self._sizes.append(size)
+        self._size += size
+
+    def receive(self, event: Received, size: int) -> None:
+        self.put(event, size)
+        self._held[event.sender] += size
 
     def take(self) -> list[Event]:
         """Take what fits into one turn."""
         taken, self._taken = self._taken, trio.Event()
         taken.set()
-        if len(self._waiting) <= TURN_EVENTS_MAX and self._held.total() <= TURN_BYTES_MAX:  # as mostly
-            all_of_it = [event for event, _, _ in self._waiting]
-            self._waiting.clear()
+        if len(self._events) <= TURN_EVENTS_MAX and self._size <= TURN_BYTES_MAX:  # as mostly
+            events, self._events, self._sizes, self._size = self._events, [], [], 0
             self._held.clear()
-            return all_of_it
-        events: list[Event] = []
-        weight = 0
-        while self._waiting and len(events) < TURN_EVENTS_MAX and weight < TURN_BYTES_MAX:
-            event, size, sender = self._waiting.popleft()
-            events.append(event)
-            weight += size
-            self._held[sender] -= size
+            return events
+        count = size = 0
+        while count < min(len(self._events), TURN_EVENTS_MAX) and size < TURN_BYTES_MAX:
+            event = self._events[count]
+            if isinstance(event, Received):
+                self._held[event.sender] -= self._sizes[count]
+            size += self._sizes[count]
+            count += 1
+        events = self._events[:count]
+        del self._events[:count], self._sizes[:count]
+        self._size -= size
         return events
 
     async def wait(self, seconds: float) -> None:
         """Wait until there is something, at most so long."""
-        if self._waiting:
+        if self._events:
             await trio.lowlevel.checkpoint()
             return
         self._filled = trio.Event()
