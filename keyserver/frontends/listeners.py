@@ -13,6 +13,7 @@ import grpc.aio
 from keyserver.frontends.http2_limits import CONCURRENT_CALLS, SERVER_OPTIONS
 from keyserver.tls_files import Credentials
 from verifier.errors import ConfigError
+from verifier.renewing import renewing
 
 
 def new_server() -> grpc.aio.Server:
@@ -22,17 +23,17 @@ def new_server() -> grpc.aio.Server:
 
 def tls(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
     """TLS with the certificate that `current` gives, for any client."""
-    return _renewing(current, _own, clients=False)
+    return renewing(current, _own)
 
 
 def mutual_tls(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
     """TLS for clients that show a certificate leading to one of the pushers' that `current` gives."""
-    return _renewing(current, _with_clients, clients=True)
+    return renewing(current, _with_clients, clients=True)
 
 
 def links(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
     """TLS for other replicas: both sides show certificates of the peers' authority."""
-    return _renewing(current, _with_peers, clients=True)
+    return renewing(current, _with_peers, clients=True)
 
 
 def _with_peers(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
@@ -51,26 +52,6 @@ def _with_clients(credentials: Credentials) -> grpc.ServerCertificateConfigurati
     own = credentials.own
     roots = "".join(verifier.tls_certificate_pem for verifier in credentials.pushers).encode("ascii")
     return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], root_certificates=roots)
-
-
-def _renewing(
-    current: Callable[[], Credentials],
-    configured: Callable[[Credentials], grpc.ServerCertificateConfiguration],
-    *,
-    clients: bool,
-) -> grpc.ServerCredentials:
-    shown = current()
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        """Asked in gRPC's own threads, before each handshake; None = no change."""
-        nonlocal shown
-        newest = current()
-        if newest is shown:
-            return None
-        shown = newest
-        return configured(newest)
-
-    return grpc.dynamic_ssl_server_credentials(configured(shown), fetch, clients)  # type: ignore[arg-type]  # None is allowed
 
 
 def listen(server: grpc.aio.Server, name: str, address: str, credentials: grpc.ServerCredentials) -> int:

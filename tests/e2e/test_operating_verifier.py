@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import create_connection
@@ -136,3 +138,31 @@ def test_sighup_renews_the_certificate_and_a_wrong_one_changes_nothing(tmp_path:
         keyserver.wait_until(lambda: keyserver.ratified_epochs() == {1, 2})
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.slow
+def test_many_handshakes_at_once_end_no_verifier(tmp_path: Path) -> None:
+    """gRPC frees a certificate that is configured anew while another thread begins a handshake with it."""
+    stream = Stream().grow(1)
+    folder, port = VerifierFolder.make(tmp_path / "v", stream.realm), free_port()
+    text = folder.config_file.read_text()
+    folder.config_file.write_text(text.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+
+    def shake_hands(_: object) -> int:
+        address = "127.0.0.1", port
+        with suppress(OSError), create_connection(address, DEADLINE_S) as plain, context.wrap_socket(plain):
+            return 1
+        return 0
+
+    with (
+        FakeKeyserver(stream, folder.certificate) as keyserver,
+        running(folder, keyserver) as process,
+        ThreadPoolExecutor(16) as callers,
+    ):
+        wait_until(lambda: bool(shake_hands(None)), "the listener", process)
+        made = sum(callers.map(shake_hands, range(16_000)))
+        assert process.poll() is None
+        assert made == 16_000

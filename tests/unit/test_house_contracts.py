@@ -33,6 +33,7 @@ FILES = (
     "verifier/files.py",
     "verifier/merkle/tree.py",
     "verifier/policy.py",
+    "verifier/renewing.py",
     "verifier/signonce.py",
 )
 LAWFUL = [

@@ -24,6 +24,7 @@ from verifier.daemon.state import head_at, load_state, newest_ratified
 from verifier.daemon.step import fork_with
 from verifier.daemon.transport import DETAILS_KEY, Credentials, Peer
 from verifier.errors import ConfigError, Malformed, Reason, Refused
+from verifier.renewing import renewing
 from verifier.types import Realm
 
 SERVICE = "e2eks.v1.RatifiedHeads"
@@ -81,7 +82,7 @@ def serving(
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ratified-heads")
     server = grpc.server(pool, [handler], options=SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
     try:
-        port = server.add_secure_port(listen, _renewing(shown))
+        port = server.add_secure_port(listen, renewing(shown, _configured))
     except RuntimeError:
         port = 0
     if port == 0:
@@ -95,12 +96,8 @@ def serving(
         pool.shutdown()
 
 
-def _renewing(shown: Callable[[], Credentials]) -> grpc.ServerCredentials:
-    def fetch() -> grpc.ServerCertificateConfiguration:
-        own = shown()
-        return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)])
-
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch)
+def _configured(own: Credentials) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)])
 
 
 def _details(refusal: Refused) -> bytes:
