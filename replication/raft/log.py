@@ -328,17 +328,20 @@ class RaftLog:
 
     async def _next_run(self, lo: int) -> tuple[LogEntry, ...]:
         """Wait for entry `lo` to be committed and return a run from there on; () at the end."""
+        has_waited = False
         while True:
             self._require_sound()
             if self._stopping:
                 return ()
             recent = self._recent
             if recent and recent[0].index <= lo <= recent[-1].index:
-                await trio.lowlevel.checkpoint()
+                if not has_waited:
+                    await trio.lowlevel.checkpoint()
                 return recent[lo - recent[0].index :]
             if lo <= self._committed:
                 return await self._uses.in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
             await self._changed.wait()
+            has_waited = True
 
     # --- what may be asked when ---
 

@@ -24,6 +24,7 @@ class SecuredStream:
     def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool) -> None:
         self._socket = stream.socket
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._may_have = True  # content that was not read yet: asking OpenSSL in vain costs an exception
         self._unsent = b""  # what the socket had no room for, before what is in `_outgoing`
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
 
@@ -45,9 +46,10 @@ class SecuredStream:
     async def receive_some(self) -> bytes:
         """Wait for content, return what came, b"" at the end. Raises OSError, trio.BrokenResourceError."""
         while True:
-            content, ended = self._decrypted()
-            if content or ended:
-                return content
+            if self._may_have:
+                content, ended = self._decrypted()
+                if content or ended:
+                    return content
             await self._fill()
 
     def send_now(self, content: bytes) -> bool:
@@ -91,6 +93,7 @@ class SecuredStream:
                 data = os.read(self._socket.fileno(), READ_BYTES)
             except BlockingIOError:
                 continue
+        self._may_have = True
         if data:
             self._incoming.write(data)
         else:
@@ -103,12 +106,15 @@ class SecuredStream:
         try:
             while part := self.tls.read(RECORD_BYTES):
                 parts.append(part)
-            ended = True
+                if not (self.tls.pending() or self._incoming.pending or self._incoming.eof):
+                    self._may_have = False
+                    break
+            ended = not part
         except ssl.SSLWantReadError:
-            pass
+            self._may_have = False
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             ended = True
         except ssl.SSLError as error:
-            if not parts:  # else it is raised again by the next call, after what was right
+            if not parts:  # else the next call finds the end, or the same, after what was right
                 raise trio.BrokenResourceError from error
         return b"".join(parts), ended
