@@ -18,7 +18,7 @@ class TurnThread(Generic[T]):
 
     def __init__(self) -> None:
         # Read by the task itself: trio's own way back from a thread takes a socket and a second task.
-        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._done, self._tell = os.pipe()
         self._work: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -33,7 +33,7 @@ class TurnThread(Generic[T]):
         except trio.Cancelled:  # delivered again by the next step that can be cancelled
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.wait_readable(self._done)
-        os.eventfd_read(self._done)
+        os.read(self._done, 1)
         result, error = self._result, self._error
         self._result = self._error = None
         if error is not None:
@@ -50,5 +50,6 @@ class TurnThread(Generic[T]):
                 self._result = work()
             except BaseException as error:  # whatever it is belongs to whoever asked
                 self._error = error
-            os.eventfd_write(self._done, 1)
+            os.write(self._tell, b"!")
+        os.close(self._tell)
         os.close(self._done)
