@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from simulator import faults, schedule, seams
+from simulator.disk import Crash, Disk, Files, Trouble
 from simulator.stock import stock_engine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,6 +53,24 @@ def test_a_seed_gives_the_same_trace_in_every_process(rng: Random) -> None:
     [line] = simulate("--seed", str(seed))
     assert line["trace"] == here.trace
     assert (line["schema"], line["violations"]) == ("e2eks.sim/1", 0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"", b"abcdef"), (b"abc", b"abcdef"), (b"abcdef", b"abc")])
+def test_a_torn_write_leaves_a_length_between_both(rng: Random, before: bytes, after: bytes) -> None:
+    disk = Disk("d0", rng)
+    files = Files({"d0": disk})
+    held = files.open("/sim/d0/file", Files.O_RDWR | Files.O_CREAT)
+    files.pwrite(held, before, 0)
+    files.fsync(held)
+    files.pwrite(held, after, 0)
+    files.ftruncate(held, len(after))
+    disk.arm(Trouble.TORN)
+    with pytest.raises(Crash):
+        files.fsync(held)
+    lengths = sorted((len(before), len(after)))
+    kept = disk.files["/sim/d0/file"].synced
+    assert lengths[0] <= len(kept) <= lengths[1]
+    assert b"abcdef".startswith(kept)
 
 
 def test_every_kind_of_fault_is_drawn_often_enough() -> None:

@@ -237,8 +237,8 @@ class Files:
             file.synced = bytes(file.data)
 
         def tear() -> None:
-            kept = disk.rng.randint(len(file.synced), len(file.data))
-            file.data = bytearray(file.data[: max(kept, len(file.synced))])
+            shorter, longer = sorted((bytes(file.data), file.synced), key=len)
+            file.data = bytearray(longer[: disk.rng.randint(len(shorter), len(longer))])
             apply()
 
         disk.write(apply, tear)

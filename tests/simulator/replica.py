@@ -79,6 +79,11 @@ class ReplicaSite:
         self.disk.struck = self.disk.trouble is not None
         try:
             self.process = ReplicaProcess(self)
+        except Crash as crash:
+            self.world.note(self.name, "ends as it starts", crash)
+            self.disk.lose_unsynced()
+            self.start_later()
+            return
         except (StorageError, Halt) as error:
             self._refused(error)
             return

@@ -180,8 +180,8 @@ class VerifierSite:
             self.process = VerifierProcess(self)
         except Quarantined as error:
             raise Violation("stands", f"{self.name} lost nothing and may not sign: {error}") from error
-        except StorageError as error:
-            if not self.disk.struck:
+        except (StorageError, Crash) as error:
+            if not self.disk.struck and isinstance(error, StorageError):
                 raise Violation("stands", f"{self.name} lost nothing and does not start: {error}") from error
             self.disk.lose_unsynced()
             self.start_later()

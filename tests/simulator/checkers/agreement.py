@@ -35,24 +35,32 @@ class Agreement(Checker):
     def applied(self, site: ReplicaSite, before: Position, entries: Sequence[LogEntry], batch: Batch) -> None:
         if site.tainted:
             return
-        links = self._links.setdefault(site.name, {0: FIRST_LINK})
         if entries[0].index != before.index + 1:
             raise Violation(self.name, f"{site.name} applied entry {entries[0].index} out of order")
-        if before.index not in links:  # written by a process that ended before anybody heard of it
+        self._follow(site, before.index)
+        self._link(site, entries)
+        position, links = batch.position, self._links[site.name]
+        if position.index != entries[-1].index:
+            raise Violation(self.name, f"{site.name} applied up to {position.index}, not {entries[-1].index}")
+        known = self._digests.setdefault((position.index, links[position.index]), position.digest)
+        if known != position.digest:
+            raise Violation(self.name, f"{site.name} has another state digest at entry {position.index}")
+
+    def _follow(self, site: ReplicaSite, index: int) -> None:
+        """Links what a process wrote that ended before anybody heard of it."""
+        links = self._links.setdefault(site.name, {0: FIRST_LINK})
+        if index not in links:
             assert site.process is not None
-            entries = (*site.process.journal.read(max(links) + 1, before.index + 1, 1 << 40), *entries)
+            self._link(site, site.process.journal.read(max(links) + 1, index + 1, 1 << 40))
+
+    def _link(self, site: ReplicaSite, entries: Sequence[LogEntry]) -> None:
+        links = self._links[site.name]
         for entry in entries:
             link = next_link(links[entry.index - 1], entry.index, commands.public_part(entry.payload))
             if links.setdefault(entry.index, link) != link:
                 raise Violation(self.name, f"{site.name} applied another entry {entry.index} than before")
             if not self.world.log_forged and self._agreed.setdefault(entry.index, link) != link:
                 raise Violation(self.name, f"{site.name} applied another entry {entry.index} than others")
-        position = batch.position
-        if position.index != entries[-1].index:
-            raise Violation(self.name, f"{site.name} applied up to {position.index}, not {entries[-1].index}")
-        known = self._digests.setdefault((position.index, links[position.index]), position.digest)
-        if known != position.digest:
-            raise Violation(self.name, f"{site.name} has another state digest at entry {position.index}")
 
     def finished(self) -> None:
         for site in self.world.replicas:
@@ -62,8 +70,10 @@ class Agreement(Checker):
                     site.process.journal.verify_chain(1, position + 1)
                 except StorageError as error:
                     raise Violation(self.name, f"the log of {site.name} is no chain: {error}") from error
-                if position and self._links[site.name].get(position) is None:
-                    raise Violation(self.name, f"{site.name} applied entries that nobody heard of")
+                self._follow(site, position)
+                known = self._digests.get((position, self._links[site.name][position]))
+                if known not in (None, site.process.replica.position.digest):
+                    raise Violation(self.name, f"{site.name} has another state digest at entry {position}")
 
     def turned(self, site: ReplicaSite, turn: Turn) -> None:
         if turn.role == "leader" and not site.tainted and not self.world.log_forged:
