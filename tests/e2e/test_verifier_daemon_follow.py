@@ -2,6 +2,7 @@
 evidence.
 """
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from verifier.daemon.failures import Halted, Unreachable, UpgradeNeeded
 from verifier.daemon.state import owed_epochs, ratification_at
 from verifier.daemon.transport import Keyserver, PushTarget
 
+CONNECTED_S = 15.0  # several times what a connection may take to stand, and less than gRPC alone would wait
+
 
 @contextmanager
 def realm_with_verifier(path: Path, epochs: int) -> Iterator[tuple[FakeKeyserver, VerifierFolder]]:
@@ -40,6 +43,13 @@ async def running(opened: OpenVerifier) -> AsyncIterator[None]:
             nursery.start_soon(opened.daemon().run)
             yield
             nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def stopped() -> Iterator[str]:
+    """The address of a server that listens and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def until(keyserver: FakeKeyserver, happened: Callable[[], bool]) -> None:
@@ -130,6 +140,20 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path
         opened.parts = lambda: parts  # type: ignore[method-assign]
         async with running(opened):
             await until(keyserver, lambda: keyserver.ratified_epochs() == {1, 2})
+
+
+def test_a_replica_that_is_stopped_is_left_before_its_calls_are_overdue(tmp_path: Path) -> None:
+    """The system of a stopped process goes on taking connections; nobody answers on them."""
+    with realm_with_verifier(tmp_path, 1) as (_, folder), OpenVerifier(folder) as opened:
+        credentials = opened.credentials()
+    with stopped() as address:
+        target = PushTarget(address, credentials, CONNECTED_S)
+        with target.connected() as sender, pytest.raises(Unreachable, match="UNAVAILABLE"):
+            sender.push(b"")
+        stream = Keyserver(address, credentials).follow(1, timeout_s=CONNECTED_S)
+        with pytest.raises(Unreachable, match="UNAVAILABLE"):
+            stream.read()
+        stream.cancel()
 
 
 async def test_a_replica_that_says_nothing_new_is_left_for_the_next(tmp_path: Path) -> None:

@@ -27,10 +27,14 @@ SAID_CHARACTERS = 500  # of a server's own words, in which nothing stays that a 
 
 MESSAGE_BYTES = 2 * limits.VERIFIER_STEPS_BYTES  # the steps of a message, and its framing
 GET_TIMEOUT_S = 10.0
+# Until a connection stands, TLS included: room for a lost packet, and no more, because the system of a
+# process that is stopped goes on taking connections, and the next address may answer at once.
+CONNECT_MS = 2_000
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.use_local_subchannel_pool", 1),  # a fresh channel is a fresh attempt, without shared back-off
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MS),  # gRPC's name for how long an attempt may take
     ("grpc.keepalive_time_ms", 30_000),  # a peer that vanished is noticed although nothing is sent
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),

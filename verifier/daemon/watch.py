@@ -188,8 +188,10 @@ class Daemon:
             # Abandoned when cancelled: cancelling the stream below is what ends the thread.
             while True:
                 message = None
-                with trio.move_on_after(silence_s):
+                with trio.move_on_after(silence_s) as silence:
                     message = await trio.to_thread.run_sync(stream.read, abandon_on_cancel=True)
+                if silence.cancelled_caught:  # no failure, and wait enough before the next address
+                    backoff.reset()
                 if message is None:
                     return
                 self._seen |= {"following": source.address, "last_message_ms": self._parts.clock()}
