@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 import trio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from keyserver.peer_certificates import LinkFiles
@@ -76,10 +77,7 @@ class PeerLine:
             files = self._files
             credentials = grpc.ssl_channel_credentials(files.authority, files.key, files.certificate)
             options = (
-                (
-                    "grpc.ssl_target_name_override",
-                    self.name,
-                ),  # whom certificates stand for
+                ("grpc.ssl_target_name_override", self.name),  # whom certificates stand for
                 ("grpc.max_receive_message_length", ANSWER_BYTES),
                 ("grpc.max_send_message_length", limits.REQUEST_BYTES + ANSWER_BYTES),
                 ("grpc.use_local_subchannel_pool", 1),
@@ -107,11 +105,15 @@ def _result(name: str, future: Any) -> bytes:
 
 
 def _reason(error: Any) -> Reason | None:
+    """The reason that the peer gave; None for none, and for bytes that say nothing: a peer may lie."""
     info = error_details_pb2.ErrorInfo()
-    for item in error.trailing_metadata() or ():
-        if item.key == DETAILS:
-            for detail in status_pb2.Status.FromString(item.value).details:
-                detail.Unpack(info)
+    try:
+        for item in error.trailing_metadata() or ():
+            if item.key == DETAILS:
+                for detail in status_pb2.Status.FromString(item.value).details:
+                    detail.Unpack(info)
+    except DecodeError:
+        return None
     return _REASONS.get(info.reason)
 
 
