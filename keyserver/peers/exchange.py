@@ -28,6 +28,7 @@ from keyserver.replica import Replica
 from keyserver.signer import Signer, composed_message
 from keyserver.waiters import Signal
 from verifier import encoding, policy
+from verifier import epoch as epoch_law
 from verifier.crypto import hashing, signatures
 from verifier.errors import ConfigError, Malformed, Reason, Refused
 from verifier.types import Ratification, Signature
@@ -149,7 +150,8 @@ class Exchange:
         self._metrics.count("contradictions")
         what = f"replica {key_id.hex()} has another head of epoch {epoch} than this replica composed"
         ours = self.word(epoch)
-        path = self._keep(what, tuple(_signed_head(word) for word in (ours, shown) if word is not None))
+        keys = self._keys(epoch)
+        path = self._keep(what, tuple(_signed_head(word, keys) for word in (ours, shown) if word is not None))
         self._different[key_id] = Difference(epoch, path)
         self._log.critical("another head was shown", epoch=epoch, by=key_id.hex(), evidence=path)
 
@@ -196,10 +198,12 @@ class Exchange:
         return {key_id.hex(): found.epoch for key_id, found in self._different.items() if key_id}
 
 
-def _signed_head(word: peers_pb2.ShownHead) -> bytes:
-    """The head as evidence: with the replica's signature on it, where it gave one."""
-    if not word.signature:
-        return encoding.encode_signed_head(word.head, [])
+def _signed_head(word: peers_pb2.ShownHead, keys: Mapping[bytes, bytes]) -> bytes:
+    """The head as evidence: with the replica's signature on it, where it gave one by its key in `keys`."""
     time_ms = encoding.decode_head(word.head).issue_time_ms
+    public_key = keys.get(word.key_id)
+    signed = epoch_law.replica_message(word.head, time_ms)
+    if public_key is None or not signatures.verify(public_key, signed, word.signature):
+        return encoding.encode_signed_head(word.head, [])
     made = Ratification(time_ms, (Signature(word.key_id, word.signature),))
     return encoding.encode_signed_head(word.head, [made])

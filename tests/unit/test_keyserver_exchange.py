@@ -214,3 +214,18 @@ def test_a_replica_in_quarantine_or_outside_says_nothing(three: list[Member]) ->
     one.compose(1)
     one.signer.quarantine("for the test")
     assert one.exchange.word(1) is None
+
+
+@pytest.mark.parametrize("made", [b"", b"of no length", bytes(64)])
+def test_what_is_no_signature_does_not_spoil_the_evidence(three: list[Member], made: bytes) -> None:
+    liar, one, _ = three
+    one.sign(1)
+    liar.sign(1, 9)
+    word = liar.word(1)
+    word.signature = made  # the word on the head it composed is its own all the same
+    one.exchange.see(word)
+    (path,) = one.folder.iterdir()
+    ours, shown = map(encoding.decode_signed_head, from_document(path.read_bytes()).heads)
+    assert ours.ratifications
+    assert shown.head.encoded == word.head
+    assert not shown.ratifications
