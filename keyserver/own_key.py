@@ -140,6 +140,8 @@ class KeyWatch:
         self._ask = ask or ask_over_tls(self._realm)
         self._evidence = evidence
         self._verifiers: Sequence[Verifier] = [v for v in self._realm.verifiers if v.address]
+        # Threads of their own: those that wait for silent verifiers must not keep the loop from writing.
+        self._askers = trio.CapacityLimiter(limits.VERIFIERS)
         self._suspicion = trio.Event()
         self._proposed: set[bytes] = set()
         self._order: deque[bytes] = deque()
@@ -167,7 +169,9 @@ class KeyWatch:
 
     async def _look_at(self, verifier: Verifier) -> None:
         try:
-            answer = await trio.to_thread.run_sync(self._ask, verifier, abandon_on_cancel=True)
+            answer = await trio.to_thread.run_sync(
+                self._ask, verifier, abandon_on_cancel=True, limiter=self._askers
+            )
             shown = encoding.decode_signed_head(answer)
         except (Unanswered, Malformed) as error:
             self._log.debug("verifier not asked", verifier=verifier.name, why=str(error))

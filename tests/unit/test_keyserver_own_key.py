@@ -2,9 +2,12 @@
 the end of signing."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -17,7 +20,7 @@ from keyserver.own_key import KeyWatch, Unanswered, unaccounted
 from keyserver.run import Parts, Surroundings
 from keyserver.testing import Disk, Person, SmallRealm, running, small_realm
 from replication.types import LogEntry
-from verifier import encoding
+from verifier import encoding, limits
 from verifier.crypto import hashing, signatures
 from verifier.daemon.evidence import Standing, from_document, judge
 from verifier.epoch import compose_head, genesis_chain, replica_message
@@ -108,6 +111,29 @@ async def test_a_verifier_that_shows_another_head_ends_signing_and_the_evidence_
         assert judge(small.realm, document).culprits == (small.replica,)
         assert document.heads == (ours, other)
         assert parts.status.record()["quarantined"] == parts.signer.quarantined
+
+
+async def test_verifiers_that_do_not_answer_take_no_thread_from_the_replica() -> None:
+    """A realm may list more than there are threads for everything that blocks."""
+    realm = reachable(small_realm(verifiers=limits.VERIFIERS)).realm
+    asked, let_go = trio.Event(), threading.Event()
+
+    def ask(_: Verifier) -> bytes:
+        trio.from_thread.run_sync(asked.set)
+        let_go.wait(PATIENCE)
+        raise Unanswered
+
+    replica: Any = SimpleNamespace(machine=SimpleNamespace(realm=realm))
+    signer: Any = SimpleNamespace(quarantined="")
+    watch = KeyWatch(replica, signer, lambda: 5, log_end=0, ask=ask)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.look)
+        try:
+            with trio.fail_after(PATIENCE):
+                await asked.wait()
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        finally:
+            let_go.set()
 
 
 async def test_a_forgotten_signature_stops_a_replica_before_it_signs_anything(tmp_path: Path) -> None:
