@@ -115,7 +115,7 @@ async def test_a_verifier_that_shows_another_head_ends_signing_and_the_evidence_
 
 async def test_verifiers_that_do_not_answer_take_no_thread_from_the_replica() -> None:
     """A realm may list more than there are threads for everything that blocks."""
-    realm = reachable(small_realm(verifiers=limits.VERIFIERS)).realm
+    realm = reachable(small_realm(verifiers=limits.VERIFICATION_POLICY_KEYS - 1)).realm
     asked, let_go = trio.Event(), threading.Event()
 
     def ask(_: Verifier) -> bytes:
