@@ -3,7 +3,7 @@
 The scenarios are those that the ancestor's raft log was tried with (proposals by each member, partitions
 that change, full disconnect, a standby, a thousand proposals), and what an operator does: stopping, killing,
 starting again from any index. A proposal that fails is repeated, so a payload may be committed more than once
-where something broke, and never where nothing did.
+where something broke, and never where nothing did: to miss the leader, on a busy machine, is to break.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from itertools import cycle
 import trio
 
 from clusters import Cluster, OpenCluster
+from replication.insisting import assert_once, insist
 from replication.interface import ReplicatedLog
 from replication.testing import NO_LIMIT, numbered, take, take_until
 from replication.types import LogEntry, LogNotRunning, ReplicationError
@@ -122,13 +123,14 @@ async def check_nothing_is_doubled_while_nothing_breaks(
     async with open_cluster(3) as cluster:
         logs = await start_all(cluster)
         await leader_of(logs)
-        async with trio.open_nursery() as nursery:
-            for name, log in logs.items():
-                for payload in payloads(name, 40):
-                    nursery.start_soon(log.propose, payload)
-        agreed = Counter(await agree(logs, b"end"))
-        del agreed[b"who leads?"]
-        assert agreed == Counter(payload for name in logs for payload in payloads(name, 40))
+        lost: Counter[bytes] = Counter()
+        with trio.fail_after(HANGS_AFTER_S):
+            async with trio.open_nursery() as nursery:
+                for name, log in logs.items():
+                    for payload in payloads(name, 40):
+                        nursery.start_soon(insist, log, payload, lost)
+        agreed = await agree(logs, b"end")
+        assert_once([payload for payload in agreed if payload != b"who leads?"], lost)
 
 
 async def check_a_member_starts_from_any_index(open_cluster: OpenCluster, rng: random.Random) -> None:

@@ -19,8 +19,10 @@ from replication.testing import public_half
 
 HOST = "127.0.0.1"
 SERVICE = "replication"
-# Short, so that a test with many elections is; long enough for a machine that does much else.
+# Short, so that a test with many elections is. On a busy machine leaders are missed, and proposals lost.
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05, quorum_s=1.0, settle_s=3.0)
+# For tests in which no leader is to be lost: all members are one process, which may stand still that long.
+PATIENT = Timing(election_min_s=1.5, election_max_s=2.5, heartbeat_s=0.05, quorum_s=60.0, settle_s=60.0)
 
 
 class RaftCluster:
@@ -28,8 +30,9 @@ class RaftCluster:
 
     can_cut = True
 
-    def __init__(self, folder: Path, ports: dict[str, int], links: Links) -> None:
+    def __init__(self, folder: Path, ports: dict[str, int], links: Links, timing: Timing) -> None:
         self.names = tuple(ports)
+        self._timing = timing
         self.configured = dict.fromkeys(
             ports, self.names
         )  # whom each member takes for members when it starts
@@ -54,7 +57,7 @@ class RaftCluster:
             members={other: f"{HOST}:{self._port_for(name, other)}" for other in self.configured[name]},
             listen=f"{HOST}:{self._ports[name]}",
             tls=self._tls[name],
-            timing=TIMING,
+            timing=self._timing,
         )
 
     async def stop(self, name: str) -> None:
@@ -79,7 +82,9 @@ class RaftCluster:
         return self._ports[name] if other == name else self._links.ports[Link(name, other, SERVICE)]
 
 
-def raft_clusters(folder: Path) -> Callable[[int], AbstractAsyncContextManager[RaftCluster]]:
+def raft_clusters(
+    folder: Path, timing: Timing = TIMING
+) -> Callable[[int], AbstractAsyncContextManager[RaftCluster]]:
     """An OpenCluster below a folder."""
     opened = 0
 
@@ -91,7 +96,7 @@ def raft_clusters(folder: Path) -> Callable[[int], AbstractAsyncContextManager[R
         links = Links({name: {SERVICE: port} for name, port in ports.items()})
         if members > 1:
             links.start()
-        cluster = RaftCluster(folder / f"cluster-{opened}", ports, links)
+        cluster = RaftCluster(folder / f"cluster-{opened}", ports, links, timing)
         try:
             yield cluster
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from clusters.checks import CLUSTER_CHECKS, PARTITION_CHECKS, Check, agree, payloads, say, say_all
-from clusters.raft import RaftCluster, raft_clusters
+from clusters.raft import PATIENT, RaftCluster, raft_clusters
 
 from replication.interface import ReplicatedLog
 from replication.testing import CHECKS, OpenLog
@@ -30,7 +30,7 @@ def first_of(cluster: RaftCluster) -> OpenLog:
 async def test_a_raft_log_conforms(
     tmp_path: Path, members: int, check: Callable[[OpenLog], Awaitable[None]]
 ) -> None:
-    async with raft_clusters(tmp_path)(members) as cluster:
+    async with raft_clusters(tmp_path, PATIENT)(members) as cluster:
         for other in cluster.names[1:]:
             await cluster.start(other)
         await check(first_of(cluster))
