@@ -40,6 +40,7 @@ class CrashCounter:
     def __init__(self, folder: Path, clock: Callable[[], int]) -> None:
         self._path = folder / FILE
         self._clock = clock
+        self._began_ms: int | None = None  # counted by this process
         self._log = structlog.get_logger("crashes")
 
     def begin(self) -> str:
@@ -53,8 +54,17 @@ class CrashCounter:
                 f"{WINDOW_MS // 60_000} minutes, so it only reads. Find the cause in its log, then start it "
                 "with `keyserver serve --leave-diagnostic`"
             )
+        self._began_ms = now_ms
         self._write(_Record(SCHEMA, [*recent, now_ms]))
         return ""
+
+    def take_back(self) -> None:
+        """This start was refused: it is no crash. What was counted before stays, and diagnostic mode too."""
+        if self._began_ms is None:
+            return
+        record = self._read()
+        starts_ms = [start for start in record.starts_ms if start != self._began_ms]
+        self._write(_Record(SCHEMA, starts_ms, record.diagnostic))
 
     def clear(self) -> None:
         """Forget what was counted, and leave diagnostic mode at the next start."""

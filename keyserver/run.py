@@ -106,7 +106,7 @@ def serve(config: Config, *, leave_diagnostic: bool = False) -> None:
     except BaseExceptionGroup as group:
         cause = first_cause(group)
         if isinstance(cause, ConfigError):  # a port in use, say: refused, not crashed
-            counter.clear()
+            counter.take_back()
         raise advised(cause) from group
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from socket import create_connection
+from socket import create_connection, create_server
 
 import pytest
 from cryptography import x509
@@ -272,7 +272,9 @@ def test_after_repeated_crashes_a_replica_only_reads_until_somebody_has_looked(t
         assert realm.standing()["signed_epoch"] == epoch
         assert realm.processes.stop(REPLICA) == 0
 
-        realm.spawn_replica(counting_crashes=True)  # stopping it is not looking
+        with create_server((HOST, realm.ports.http)):
+            assert realm.run("keyserver", "serve", "-c", config).returncode == 2
+        realm.spawn_replica(counting_crashes=True)  # neither stopping it nor a refused start is looking
         wait_until(lambda: realm.standing().get("diagnostic", False), REPLICA)
         assert realm.processes.stop(REPLICA) == 0
         realm.spawn_replica()

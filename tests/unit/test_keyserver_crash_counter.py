@@ -42,6 +42,28 @@ def test_a_clean_end_forgets_what_was_counted(tmp_path: Path) -> None:
     crashed(tmp_path, clock)
 
 
+def test_a_start_that_was_refused_is_no_crash_and_forgets_none(tmp_path: Path) -> None:
+    clock = Clock()
+    crashed(tmp_path, clock, CRASHES_MAX - 1)
+    for _ in range(CRASHES_MAX):
+        refused = CrashCounter(tmp_path, clock)
+        assert refused.begin() == ""
+        refused.take_back()
+        clock.now_ms += 1_000
+    crashed(tmp_path, clock, times=1)
+    diagnostic = CrashCounter(tmp_path, clock)
+    assert diagnostic.begin()
+    diagnostic.take_back()
+    assert CrashCounter(tmp_path, clock).begin()
+
+
+def test_a_start_that_was_refused_before_it_was_counted_changes_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    crashed(tmp_path, clock)
+    CrashCounter(tmp_path, clock).take_back()
+    assert CrashCounter(tmp_path, clock).begin()
+
+
 def test_crashes_far_apart_do_not_add_up(tmp_path: Path) -> None:
     crashed(tmp_path, Clock(), times=3 * CRASHES_MAX, apart_ms=WINDOW_MS // CRASHES_MAX)
 
