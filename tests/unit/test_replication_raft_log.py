@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from clusters.certificates import PeersAuthority
 from clusters.checks import agree, leader_of, say, start_all
-from clusters.raft import TIMING, RaftCluster, raft_clusters
+from clusters.raft import PATIENT, TIMING, RaftCluster, raft_clusters
 from clusters.wires import dial, is_hung_up
 
 import replication.raft.log as log_module
@@ -76,8 +76,9 @@ async def test_without_a_majority_a_proposal_is_refused_in_time(
         ]
 
 
-async def test_a_proposal_waits_for_the_election(tmp_path: Path) -> None:
-    async with raft_clusters(tmp_path)(3) as cluster:
+async def test_a_proposal_waits_for_the_election(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "LEADERLESS_S", HANGS_AFTER_S)
+    async with raft_clusters(tmp_path, PATIENT)(3) as cluster:
         first = await cluster.start("r1")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first.propose, b"early")
@@ -87,7 +88,8 @@ async def test_a_proposal_waits_for_the_election(tmp_path: Path) -> None:
 
 
 async def test_a_leader_left_alone_says_that_it_does_not_know(tmp_path: Path) -> None:
-    async with raft_clusters(tmp_path)(3) as cluster:
+    """Before it notices that it is alone: then it would say that there is no leader."""
+    async with raft_clusters(tmp_path, replace(PATIENT, settle_s=1.0))(3) as cluster:
         logs = await start_all(cluster)
         leader = await leader_of(logs)
         for name in cluster.names:
@@ -97,23 +99,27 @@ async def test_a_leader_left_alone_says_that_it_does_not_know(tmp_path: Path) ->
             await logs[leader].propose(b"perhaps")
 
 
-async def test_who_stops_or_is_asked_to_leaves_the_lead_to_another(tmp_path: Path) -> None:
+async def test_who_stops_or_is_asked_to_leaves_the_lead_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With elections that take longer than the test may."""
-    slow = Timing(election_min_s=HANGS_AFTER_S / 2, election_max_s=HANGS_AFTER_S, quorum_s=HANGS_AFTER_S)
-    async with raft_clusters(tmp_path)(3) as cluster:
+    longer = 10 * HANGS_AFTER_S
+    slow = Timing(election_min_s=longer, election_max_s=2 * longer, quorum_s=2 * longer)
+    monkeypatch.setattr(log_module, "HAND_OVER_S", longer)
+    async with raft_clusters(tmp_path, PATIENT)(3) as cluster:
         logs = await start_all(cluster)
         first = await leader_of(logs)
         for log in logs.values():
             log._driver._engine._timing = slow  # type: ignore[attr-defined]  # once there is a leader
-        with trio.fail_after(HANGS_AFTER_S / 8):
+        with trio.fail_after(HANGS_AFTER_S):
             logs[first].hand_over()
-            await logs[first].propose(b"one")
+            await say(logs[first], b"one")
             while (second := await leader_of(logs)) == first:
                 await trio.lowlevel.checkpoint()
             await cluster.stop(second)
             del logs[second]
             assert await leader_of(logs) != second
-            await next(iter(logs.values())).propose(b"two")
+            await say(next(iter(logs.values())), b"two")
 
 
 async def test_a_flood_of_proposals_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +141,10 @@ async def test_a_flood_of_proposals_is_refused(tmp_path: Path, monkeypatch: pyte
         assert log.status().committed_index == 11
 
 
-async def test_whoever_waits_for_a_leader_hears_that_the_log_stops(tmp_path: Path) -> None:
+async def test_whoever_waits_for_a_leader_hears_that_the_log_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "LEADERLESS_S", HANGS_AFTER_S)
     refused = 0
 
     async def propose(log: RaftLog) -> None:
@@ -201,7 +210,7 @@ async def test_a_member_whose_disk_failed_is_silent_and_the_others_go_on(tmp_pat
         journal = log_of(cluster, failed)._journal
         journal._store = FaultyStore(journal._store, Fault.WRITE_ERROR_AND_NOT_APPLIED)
         with pytest.raises(StorageError):
-            await logs[failed].propose(b"the last")
+            await say(logs[failed], b"the last")
         others = {name: log for name, log in logs.items() if name != failed}
         await say(next(iter(others.values())), b"go on")
         await agree(others, b"end")
@@ -305,7 +314,7 @@ def test_what_makes_no_member_is_refused_and_gives_the_directory_free(
 
 
 async def test_status_tells_who_leads_and_how_far_everybody_is(tmp_path: Path) -> None:
-    async with raft_clusters(tmp_path)(3) as cluster:
+    async with raft_clusters(tmp_path, PATIENT)(3) as cluster:
         logs = await start_all(cluster)
         leader = await leader_of(logs)
         await propose_all(logs[leader], LETTERS)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from clusters.certificates import PeersAuthority
 from clusters.wires import HANGS_AFTER_S, HOST, Station, dial, is_hung_up, stations
 
 import replication.raft.transport as transport_module
@@ -74,12 +75,16 @@ async def test_a_member_that_ended_is_found_again(tmp_path: Path) -> None:
 async def test_a_link_without_signs_of_life_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport_module, "SILENCE_S", 0.2)
     monkeypatch.setattr(transport_module, "LOOK_S", 0.05)
-    async with (
-        stations(tmp_path, "r1", "r2") as (authority, (r1, _)),
-        dial(r1.address, read_contexts(authority.member("r2"))) as mute,
-    ):
-        assert await mute.receive_some(4) == ALIVE  # the welcome
-        assert await is_hung_up(mute)
+    authority = PeersAuthority(tmp_path / "peers")
+    (own,) = await trio.open_tcp_listeners(0, host=HOST)
+    r1 = Station("r1", authority.member("r1"), own)
+    r1.connect_to({"r2": Address(HOST, 1)})  # whose own transport would end the link as an older one
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(r1.run)
+        async with dial(r1.address, read_contexts(authority.member("r2"))) as mute:
+            assert await mute.receive_some(4) == ALIVE  # the welcome
+            assert await is_hung_up(mute)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_link_that_is_never_idle_asks_for_signs_of_life_all_the_same() -> None:
