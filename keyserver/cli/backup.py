@@ -1,4 +1,4 @@
-"""`keyserver backup`. Imports nothing but click at the top: see cli.py."""
+"""`keyserver backup`. Imports nothing but click at the top: see commands.py."""
 
 from __future__ import annotations
 

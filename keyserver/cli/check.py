@@ -1,4 +1,4 @@
-"""`keyserver check`, also called verify-db. Imports nothing but click at the top: see cli.py."""
+"""`keyserver check`, also called verify-db. Imports nothing but click at the top: see commands.py."""
 
 from __future__ import annotations
 

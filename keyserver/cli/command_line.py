@@ -1,6 +1,6 @@
 """What all commands share: their options, their examples, and data as people or as programs read it.
 
-Imports nothing but click: see cli.py.
+Imports nothing but click: see commands.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`keyserver keys`. Imports nothing but click at the top: see cli.py."""
+"""`keyserver keys`. Imports nothing but click at the top: see commands.py."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 HOUSE = Path(__file__).resolve().parents[2]
 SHIPPED = {"keyserver", "replication", "kv", "verifier", "e2eks"}
 NOT_IN_THE_BASE = {"plyvel", "starlette", "pysyncobj", "trio", "structlog", "anycorn"}
+BASE_ONLY = "import sys; sys.modules |= dict.fromkeys(('msgspec', 'plyvel', 'structlog', 'trio')); "
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,25 @@ def test_the_commands(wheel: zipfile.ZipFile) -> None:
         "verifier=verifier.daemon.cli:main",
     )
     assert "".join(lines[1:]) == "".join(commands)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("keyserver.cli.commands", ("init", "realm", "--realm", "a.example"), "server"),
+        ("keyserver.cli.commands", ("serve",), "server"),
+        ("verifier.daemon.cli", ("status",), "verifier"),
+        ("verifier.daemon.cli", ("run",), "verifier"),
+    ],
+    ids=["keyserver init", "keyserver serve", "verifier status", "verifier run"],
+)
+def test_a_command_of_an_extra_that_is_not_installed_says_so(
+    tmp_path: Path, module: str, arguments: tuple[str, ...], extra: str
+) -> None:
+    start = f"from {module} import main; main()"
+    command = [sys.executable, "-I", "-c", BASE_ONLY + start, *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"its extra `{extra}`" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
