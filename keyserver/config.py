@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,15 @@ def effective(config: Config) -> dict[str, Any]:
 def settings_in_file(config: Config) -> frozenset[str]:
     """Dotted names of the settings that the file itself gives; all others have their defaults."""
     tree = tomllib.loads(read_file(config.path, CONFIG_BYTES, "configuration").decode("utf-8"))
-    names: set[str] = set()
+    return frozenset(_names(tree))
+
+
+def _names(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names as `serve --check` prints them; the tables of a list are numbered from 1."""
     for name, value in tree.items():
-        names |= {f"{name}.{inner}" for inner in value} if isinstance(value, dict) else {name}
-    return frozenset(names)
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            yield from _names({f"{name}.{number}": item for number, item in enumerate(value, 1)})
+        elif isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in _names(value))
+        else:
+            yield name

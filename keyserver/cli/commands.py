@@ -173,6 +173,9 @@ def serve(
     run_replica(config, leave_diagnostic=leave_diagnostic)
 
 
+_NO_SETTINGS = ("schema", "file", "realm_file", "certificates_end_ms")  # of what `serve --check` shows
+
+
 def _check(config: Config, output: str) -> None:
     """What only a start would otherwise find out, without waiting for a running replica to end."""
     from keyserver.admission.gate import Gate
@@ -189,7 +192,7 @@ def _check(config: Config, output: str) -> None:
     if output == "table":
         given = settings_in_file(config)
         for name, value in flat(record):
-            is_given = name in given or name.rpartition(".")[0] in given or name in ("schema", "file")
+            is_given = name in given or name.partition(".")[0] in _NO_SETTINGS
             click.echo(f"{name:40} {value}" + ("" if is_given else "  (default)"))
     else:
         show(record, output)
@@ -318,10 +321,12 @@ def _fail(error: Exception) -> int:
     from keyserver.machine.codes import Halt
     from kv.interface import StorageError
     from verifier.crypto.signatures import SignatureRuleError
-    from verifier.errors import E2eksError, Refused
+    from verifier.errors import ConfigError, E2eksError, Refused
 
     if os.environ.get("E2EKS_DEBUG"):
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = ConfigError(f"the package {error.name} is not here: install e2eks with its extra `server`")
     cause = exits.innermost(error)
     text = str(cause)
     if isinstance(cause, Refused):

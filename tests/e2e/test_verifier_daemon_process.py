@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -63,7 +64,8 @@ def started(folder: VerifierFolder) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_init_prints_the_info_that_the_operator_adds(tmp_path: Path) -> None:
     realm_file = tmp_path / "realm.json"
-    realm_file.write_bytes(realms.realm_json(Stream().realm))
+    realm = replace(Stream().realm, addresses=("127.0.0.1:4625", "127.0.0.1:4635"))
+    realm_file.write_bytes(realms.realm_json(realm))
     folder = tmp_path / "v1"
     arguments = ("--realm-file", str(realm_file), "--name", "v1", "--address", "v1.example.net:4630")
     made = verifier("init", str(folder), *arguments)
@@ -75,6 +77,7 @@ def test_init_prints_the_info_that_the_operator_adds(tmp_path: Path) -> None:
     config = (folder / "verifier.toml").read_text()
     assert 'verification = ["127.0.0.1:4626"]' in config
     assert 'push = ["127.0.0.1:4628"]' in config
+    assert f"if they listen elsewhere,\n  correct [keyserver] in {folder / 'verifier.toml'}" in made.stderr
     again = verifier("init", str(folder), *arguments)
     assert again.returncode == 2
     assert "Nothing was changed" in again.stderr

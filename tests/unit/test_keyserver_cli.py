@@ -14,6 +14,7 @@ import samples
 import trio
 from e2eks.v1 import command_pb2
 from operators import Keyserver, keyserver_command, set_up, verifier_file
+from realm_processes.people import Authority
 
 from keyserver.config import load_config
 from keyserver.installation.setup import add_verifiers
@@ -135,8 +136,30 @@ def test_check_starts_nothing_and_marks_defaults(
     lines = {line.split()[0]: line for line in ended.out.splitlines()}
     assert not lines["listen.public"].endswith("(default)")
     assert lines["update_timeout_ms"].endswith("(default)")
+    assert [name for name in lines if name.startswith("certificates") and "(default)" in lines[name]] == []
     secret = (config.parent / "head.key").read_text().strip()
     assert secret not in ended.out + ended.err
+
+
+def test_check_marks_no_default_in_tables_and_lists_of_the_file(keyserver: Keyserver, tmp_path: Path) -> None:
+    people = tmp_path / "people.pem"
+    people.write_bytes(Authority().pem)
+    hosts = [word for name in ("r1", "r2", "r3") for word in ("--replica", f"{name}={name}.example.org")]
+    made = keyserver(
+        "init", tmp_path / "realm", "--realm", "r.example", "--registration-ca", people, *hosts, "-o", "json"
+    )
+    config = Path(made.json["configs"][0])
+    with config.open("a") as text:
+        text.write("[limits]\npeer_updates = { per_second = 1, at_once = 2 }\n")
+    lines = keyserver("serve", "-c", config, "--check", "--allow-split-view").out.splitlines()
+    given = {line.split()[0] for line in lines if not line.endswith("(default)")}
+    assert given >= {
+        "cluster.members.r3.peers",
+        "limits.peer_updates.at_once",
+        "realm_file",
+        "registration.client_certificate.1.domains",
+    }
+    assert not given & {"cluster.timing.heartbeat_ms", "limits.peer_calls.at_once", "stop_grace_ms"}
 
 
 @pytest.mark.parametrize("name", ["head.key", "vrf.key", "tls.pem", "verifiers.json", "sign-once.register"])

@@ -28,21 +28,32 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        from kv.interface import StorageError
-        from verifier.daemon.failures import DaemonError
-        from verifier.errors import ConfigError, E2eksError
-
         try:
-            command(*args, **kwargs)
-        except (E2eksError, StorageError) as error:
+            _run(command, *args, **kwargs)
+        except ModuleNotFoundError as error:
             if os.environ.get("E2EKS_DEBUG"):
                 raise
-            click.echo(f"✗ {error}", err=True)
-            if isinstance(error, ConfigError):
-                sys.exit(2)
-            sys.exit(error.exit_code if isinstance(error, DaemonError) else 1)
+            what = f"the package {error.name} is not here: install e2eks with its extra `verifier`"
+            click.echo(f"✗ {what}", err=True)
+            sys.exit(2)
 
     return run
+
+
+def _run(command: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    from kv.interface import StorageError
+    from verifier.daemon.failures import DaemonError
+    from verifier.errors import ConfigError, E2eksError
+
+    try:
+        command(*args, **kwargs)
+    except (E2eksError, StorageError) as error:
+        if os.environ.get("E2EKS_DEBUG"):
+            raise
+        click.echo(f"✗ {error}", err=True)
+        if isinstance(error, ConfigError):
+            sys.exit(2)
+        sys.exit(error.exit_code if isinstance(error, DaemonError) else 1)
 
 
 def _say(line: str) -> None:
@@ -81,9 +92,9 @@ def main(quiet: bool) -> None:
               help="Where other verifiers and clients reach it.")  # fmt: skip
 @click.option("--listen", default="", metavar="HOST:PORT", help="Where it listens; follows from --address.")
 @click.option("--verification-address", multiple=True, metavar="HOST:PORT",
-              help="Where to read the verifier log; follows from the realm file.")  # fmt: skip
+              help="Where to read the verifier log. [default: the realm's hosts, port 4626]")  # fmt: skip
 @click.option("--push-address", multiple=True, metavar="HOST:PORT",
-              help="Where to push ratifications; follows from the realm file.")  # fmt: skip
+              help="Where to push ratifications. [default: the realm's hosts, port 4628]")  # fmt: skip
 @_guarded
 def init(
     folder: Path,
@@ -113,6 +124,9 @@ def init(
     _say(f"✓ made {folder}. Next: give {folder / 'verifier-info.json'} to the realm's operator,")
     _say(f"  put the realm.json you get back in place of {folder / 'realm.json'}, then run")
     _say(f"  verifier run -c {folder / 'verifier.toml'}")
+    if not (verification_address and push_address):
+        _say("  It reads from port 4626 of the realm's hosts and pushes to 4628: if they listen elsewhere,")
+        _say(f"  correct [keyserver] in {folder / 'verifier.toml'}")
 
 
 @main.command()

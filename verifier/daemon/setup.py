@@ -98,7 +98,7 @@ def info_text(name: str, public_key: bytes, address: str, certificate: bytes) ->
 def _at_port(realm: Realm, port: int) -> tuple[str, ...]:
     if not realm.addresses:
         raise ConfigError("the realm file names no address; give --verification-address and --push-address")
-    return tuple(f"{address.rpartition(':')[0]}:{port}" for address in realm.addresses)
+    return tuple(dict.fromkeys(f"{address.rpartition(':')[0]}:{port}" for address in realm.addresses))
 
 
 def _make_folder(folder: Path) -> None:
