@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from keyserver.undecodable import UNDECODABLE
 from replication.types import PeerTls
 from verifier.errors import ConfigError
 from verifier.files import check_private, read_file
@@ -41,13 +42,14 @@ def read_tls_files(tls: PeerTls) -> LinkFiles:
     try:
         chain = x509.load_pem_x509_certificates(certificate)
         roots = x509.load_pem_x509_certificates(authority)
+        certified = chain[0].public_key()
         public = load_pem_private_key(key, None).public_key()
-    except (ValueError, TypeError):
+    except UNDECODABLE:
         raise ConfigError(
             f"{tls.certificate}, {tls.key}, {tls.authority}: not a PEM certificate, its unencrypted key "
             "and an authority. Put the files there that belong to this replica"
         ) from None
-    if chain[0].public_key().public_bytes(*_KEY_FORM) != public.public_bytes(*_KEY_FORM):
+    if certified.public_bytes(*_KEY_FORM) != public.public_bytes(*_KEY_FORM):
         raise ConfigError(f"{tls.certificate} is for another key than {tls.key}. Replace both together")
     ends = [round(one.not_valid_after_utc.timestamp() * 1000) for one in (*chain, *roots)]
     return LinkFiles(certificate, key, authority, min(ends))
@@ -78,7 +80,7 @@ def read_peer_files(tls: PeerTls, own: str) -> LinkFiles:
 def _issued(leaf: x509.Certificate, root: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (InvalidSignature, *UNDECODABLE):
         return False
     return True
 
@@ -89,7 +91,7 @@ def name_in(pem: bytes) -> str:
     try:
         leaf = x509.load_pem_x509_certificate(pem)
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except UNDECODABLE:
         return ""
     found = names.get_values_for_type(x509.DNSName)
     return found[0] if len(found) == len(list(names)) == 1 else ""

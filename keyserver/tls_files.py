@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from keyserver.config import Config
 from keyserver.peer_certificates import LinkFiles, read_peer_files
+from keyserver.undecodable import UNDECODABLE
 from keyserver.verifier_list import VerifierCertificate
 from verifier.errors import ConfigError
 from verifier.files import check_private, read_file
@@ -58,18 +59,20 @@ def read_credentials(config: Config) -> Credentials:
     key = read_file(config.tls.key, PEM_BYTES, "TLS key")
     try:
         chain = x509.load_pem_x509_certificates(certificate)
-    except ValueError:
+        certified = chain[0].public_key()
+    except UNDECODABLE:
         raise ConfigError(
-            f"the TLS certificate {config.tls.certificate} is not PEM. Put the replica's chain there"
+            f"the TLS certificate {config.tls.certificate} is not PEM, or of a kind that is not known. Put "
+            "the replica's chain there"
         ) from None
     try:
         public = load_pem_private_key(key, None).public_key()
-    except (ValueError, TypeError):
+    except UNDECODABLE:
         raise ConfigError(
             f"the TLS key {config.tls.key} is not an unencrypted PEM key. Put the certificate's key there"
         ) from None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if chain[0].public_key().public_bytes(*form) != public.public_bytes(*form):
+    if certified.public_bytes(*form) != public.public_bytes(*form):
         raise ConfigError(
             f"the TLS certificate {config.tls.certificate} is for another key than {config.tls.key}. "
             "Replace both together"

@@ -14,6 +14,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from keyserver.undecodable import UNDECODABLE
 from verifier import limits
 from verifier.crypto import hashing, signatures
 from verifier.errors import ConfigError
@@ -67,7 +68,7 @@ def read_verifier_certificates(path: Path) -> tuple[VerifierCertificate, ...]:
     try:
         rows = msgspec.json.decode(data, type=list[_Row])
         found = tuple(_certificate(row.name, row.public_key, row.tls_certificate_pem) for row in rows)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, *UNDECODABLE) as error:
         raise ConfigError(
             f"{path} is not a list of verifiers: {error}. `keyserver realm add-verifier` writes it"
         ) from None
@@ -89,7 +90,7 @@ def read_verifier_info(path: Path) -> VerifierInfo:
     try:
         info = msgspec.json.decode(data, type=_Info)
         certificate = _certificate(info.name, info.public_key, info.tls_certificate_pem)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, *UNDECODABLE) as error:
         raise ConfigError(
             f"{path} is not a verifier info file: {error}. Give the one that `verifier init` made"
         ) from None
@@ -107,7 +108,7 @@ def certificate_der(pem: str) -> bytes:
 
 
 def _certificate(name: str, public_key_hex: str, pem: str) -> VerifierCertificate:
-    """Checked, with the certificate in one form of PEM. Raises ValueError."""
+    """Checked, with the certificate in one form of PEM. Raises what is UNDECODABLE."""
     public_key = bytes.fromhex(public_key_hex)
     if not signatures.is_valid_public_key(public_key):
         raise ValueError(f"the public key of {name} is not an Ed25519 key")

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from keyserver.cli import commands
-from keyserver.installation import setup
+from keyserver.installation import certificates, setup
 from verifier.crypto import hashing, signatures
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
@@ -56,6 +57,25 @@ def certificate_pem(name: str, *, authority: bool = False) -> str:
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
     )
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+# Bytes of a certificate, and what makes it one that no library takes: each fails in another way.
+STRANGE = {
+    "version": (bytes.fromhex("a003020102"), bytes.fromhex("a003020107")),
+    "an extension twice": (bytes.fromhex("551d0e"), bytes.fromhex("551d23")),
+    "kind of key": (bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")),
+}
+
+
+def strange_pem(what: str) -> str:
+    """A certificate of a strange kind, a key of STRANGE."""
+    authority = certificates.make_authority(REALM, NOW)
+    der = certificates.issue_replica(authority, "strange", ["localhost"], NOW).certificate.public_bytes(
+        Encoding.DER
+    )
+    old, new = STRANGE[what]
+    assert old in der
+    return ssl.DER_cert_to_PEM_cert(der.replace(old, new))
 
 
 def verifier_file(folder: Path, key_of: str, **changes: str) -> VerifierFile:

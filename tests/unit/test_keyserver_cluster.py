@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from operators import NOW, certificate_pem, keyserver_command, set_up, verifier_file
+from operators import NOW, STRANGE, certificate_pem, keyserver_command, set_up, strange_pem, verifier_file
 
 from keyserver.cluster import Timing
 from keyserver.config import check_files, effective, load_config
@@ -173,6 +173,10 @@ def test_a_certificate_of_another_member_or_authority_is_refused(made: setup.Set
     tls.authority.write_text("nothing")
     with pytest.raises(ConfigError, match="Put the files there"):
         check_files(config)
+    for what in STRANGE:
+        tls.certificate.write_text(strange_pem(what))
+        with pytest.raises(ConfigError):
+            check_files(config)
 
 
 def test_etcd_is_one_table_more(made: setup.SetUp) -> None:

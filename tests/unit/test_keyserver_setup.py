@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
-from operators import NOW, REALM, certificate_pem, set_up, verifier_file
+from operators import NOW, REALM, certificate_pem, set_up, strange_pem, verifier_file
 
 from keyserver.config import check_files, check_split_view, load_config
 from keyserver.installation import setup
@@ -290,6 +290,8 @@ def test_a_policy_made_by_hand_is_not_replaced(tmp_path: Path) -> None:
         ({"tls_certificate_pem": "none"}, "not a verifier info file"),
         ({"tls_certificate_pem": certificate_pem("a") + certificate_pem("b")}, "2 TLS certificates"),
         ({"tls_certificate_pem": certificate_pem("ca", authority=True)}, "authority's"),
+        ({"tls_certificate_pem": strange_pem("version")}, "not a verifier info file"),
+        ({"tls_certificate_pem": strange_pem("an extension twice")}, "not a verifier info file"),
         ({"surprise": "1"}, "surprise"),
     ],
 )

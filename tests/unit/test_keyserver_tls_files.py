@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from operators import strange_pem
 
 from keyserver.config import Config, load_config
 from keyserver.installation import certificates, setup
@@ -36,6 +37,14 @@ def test_a_certificate_for_another_key_is_refused_and_both_files_are_named(confi
 def test_what_is_no_pem_is_refused(config: Config, name: str, what: str) -> None:
     getattr(config.tls, name).write_bytes(b"-----BEGIN NONSENSE-----")
     with pytest.raises(ConfigError, match=what):
+        read_credentials(config)
+
+
+@pytest.mark.parametrize("what", ["version", "kind of key"])
+def test_a_certificate_of_a_strange_kind_is_refused(config: Config, what: str) -> None:
+    """A replica that is told to renew must live through it."""
+    config.tls.certificate.write_text(strange_pem(what))
+    with pytest.raises(ConfigError, match=r"tls.pem is not PEM, or of a kind"):
         read_credentials(config)
 
 
