@@ -10,7 +10,7 @@ from etcd_members import EtcdMembers
 from etcd_members.logs import NEVER_TRIM, Place, until
 
 from replication.etcd.client import Compacted
-from replication.testing import numbered, propose_all, take
+from replication.testing import HANGS_AFTER_S, numbered, propose_all, take
 from replication.types import LogEntry
 
 SECRET = b"where the treasure lies"
@@ -94,7 +94,7 @@ async def test_without_etcd_erasure_is_put_off(tmp_path: Path) -> None:
             assert await take(log, 3) == numbered(ERASED)
             assert not await log.compact([2])
             etcd.start()
-            with trio.fail_after(60):
+            with trio.fail_after(HANGS_AFTER_S):
                 while not await log.compact([2]):
                     await trio.lowlevel.checkpoint()
     finally:

@@ -2,13 +2,15 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from etcd_members import EtcdMembers
-from etcd_members.logs import Place, until
+from etcd_members.logs import QUICK, Place, until
 
+import replication.etcd.keeper as keeper_module
 from replication.testing import HANGS_AFTER_S, numbered, propose_all, take
 
 
@@ -40,7 +42,10 @@ async def test_one_leads_and_another_when_it_stops(place: Place) -> None:
             assert two.status().leader_name == "r2"
 
 
-async def test_one_leads_and_another_when_it_is_asked_to_hand_over(place: Place) -> None:
+async def test_one_leads_and_another_when_it_is_asked_to_hand_over(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "REST_S", HANGS_AFTER_S)
     async with place.running("r1") as one:
         await until(one.leader_hint)
         async with place.running("r2") as two:
@@ -52,20 +57,27 @@ async def test_one_leads_and_another_when_it_is_asked_to_hand_over(place: Place)
 
 
 async def test_a_leader_that_loses_its_lease_knows_at_once(place: Place) -> None:
-    async with place.running("r1") as log:
-        await until(log.leader_hint)
-        lost = log._view.leader_until
+    """It is told; it does not find out the next time that it looks."""
+    never_looks = replace(QUICK, tick_s=10 * HANGS_AFTER_S, lease_s=int(20 * HANGS_AFTER_S))
+    async with place.running("r1", timing=never_looks) as log:
+
+        def leads() -> bool:
+            if log._view.attached.is_set() and not log.leader_hint():
+                log._keeper.wake()
+            return log.leader_hint()
+
+        await until(leads)
+        lost = log._keeper._lease
         with place.members.client() as client:
-            client.revoke_lease(log._keeper._lease)
-        await until(lambda: log._view.leader_until != lost)
-        await until(log.leader_hint)
+            client.revoke_lease(lost)
+        await until(lambda: log._keeper._lease != lost and log.leader_hint())
 
 
 async def test_a_leader_cut_off_from_etcd_stops_leading_by_its_own_clock(tmp_path: Path) -> None:
     etcd = EtcdMembers(tmp_path / "etcd", 1)
     try:
         etcd.start()
-        async with Place(etcd, tmp_path).running() as log:
+        async with Place(etcd, tmp_path).running(timing=replace(QUICK, lease_s=2)) as log:
             await until(log.leader_hint)
             etcd.pause("e1", signal.SIGSTOP)
             await until(lambda: not log.leader_hint())

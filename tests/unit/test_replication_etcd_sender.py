@@ -33,7 +33,7 @@ from replication.types import (
 )
 
 BASE = Base(0, FIRST_LINK, 0, ("r1",))
-HASTY = replace(QUICK, retry_s=0.001)
+HASTY = replace(QUICK, send_s=3, retry_s=0.001)
 KEYS = Keyspace("/unit/")
 Answer = api.TxnResponse | EtcdError
 

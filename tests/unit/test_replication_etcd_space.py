@@ -15,7 +15,7 @@ from replication.etcd.keyspace import put
 from replication.etcd.operators import forget_replica
 from replication.etcd.space import advise
 from replication.etcd.view import Surveyed
-from replication.testing import propose_all, take
+from replication.testing import HANGS_AFTER_S, propose_all, take
 from replication.types import LogOverloaded
 
 MIB = 1024 * 1024
@@ -85,7 +85,7 @@ async def test_a_dead_replica_fills_etcd_until_proposals_are_refused_and_no_furt
     with place.members.client() as client:
         async with place.running("r1", quota_bytes=QUOTA) as log:
             accepted = 0
-            with pytest.raises(LogOverloaded, match="MiB"), trio.fail_after(60):
+            with pytest.raises(LogOverloaded, match="MiB"), trio.fail_after(HANGS_AFTER_S):
                 while True:
                     await log.propose(b"x" * (MIB // 32))
                     accepted += 1
