@@ -15,7 +15,11 @@ from keyserver.installation.plan import REPLICA_NAME
 from verifier.errors import ConfigError
 from verifier.files import read_file, replace_file
 
-_TABLE = r"(?m)^\[cluster\.members\.{name}\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*"
+# To its last setting: words behind that are about the next table. One blank line goes along.
+_TABLE = (
+    r"(?m)^\[cluster\.members\.{name}\][^\n]*\n"
+    r"(?:(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*[^\[#\s][^\n]*(?:\n|\Z))*(?:[ \t]*\n)?"
+)
 
 
 def enlist(config: Config, name: str, member: MemberTable) -> None:

@@ -21,7 +21,7 @@ from keyserver.installation.setup import PEERS_CA, REALM_CA
 from verifier import limits
 from verifier.config_file import split_address
 from verifier.errors import ConfigError
-from verifier.files import check_private, read_file, read_secret
+from verifier.files import check_private, read_file, read_secret, write_new
 
 AUTHORITY_BYTES = 64 * 1024
 
@@ -103,4 +103,4 @@ def _copy_registration(config: Config, folder: Path) -> None:
     """Authorities of registrations that lie in the present member's folder."""
     for method in config.registration.client_certificate:
         if method.ca.parent == config.path.parent:
-            shutil.copy(method.ca, folder / method.ca.name)
+            write_new(folder / method.ca.name, read_file(method.ca, CONFIG_BYTES, "certificate authority"))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from operators import NOW, set_up
+from operators import NOW, certificate_pem, set_up
 
 from keyserver import replica_change
 from keyserver.cluster import MemberTable
@@ -139,6 +139,33 @@ def test_a_new_replica_that_cannot_be_made_leaves_nothing(configs: list[Config],
     with pytest.raises(ConfigError):
         new_replica.new_replica(configs[0], Replica("r4", "d"), tmp_path / "nowhere", NOW)
     assert not (tmp_path / "realm" / "replicas" / "r4").exists()
+
+
+def test_a_new_replica_without_its_registration_authority_is_not_made(tmp_path: Path) -> None:
+    ca = tmp_path / "registration-ca.pem"
+    ca.write_text(certificate_pem("ca", authority=True))
+    config = load_config(set_up(tmp_path / "realm", replicas=HOSTS, registration_ca=ca).configs[0])
+    made = new_replica.new_replica(config, Replica("r4", "d.example.org"), tmp_path / "realm" / "ca", NOW)
+    assert (made.parent / ca.name).read_bytes() == ca.read_bytes()
+    (config.path.parent / ca.name).unlink()
+    with pytest.raises(ConfigError, match=r"registration-ca\.pem cannot be read"):
+        new_replica.new_replica(config, Replica("r5", "e.example.org"), tmp_path / "realm" / "ca", NOW)
+    assert not (tmp_path / "realm" / "replicas" / "r5").exists()
+
+
+@pytest.mark.parametrize("behind", ["", "\n", "\n# Ours: as slow as the disk.\n", "# Ours.\n\n\n"])
+def test_a_dropped_member_takes_no_word_of_the_next_table_along(configs: list[Config], behind: str) -> None:
+    config = configs[0]
+    text = config.path.read_text().replace("\n[epochs]", f"{behind}[epochs]", 1)
+    config.path.write_text(text)
+    member_tables.drop(config, "r3")  # the last one before it
+    left = config.path.read_text()
+    assert "cluster.members.r3" not in left
+    assert comments(left) == comments(text)
+
+
+def comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("#")]
 
 
 def test_members_are_named_and_dropped_as_text_that_keeps_everything_else(configs: list[Config]) -> None:
