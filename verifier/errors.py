@@ -59,7 +59,7 @@ class VerificationError(E2eksError):
     """Something received does not prove what it claims.
 
     `check` names the rule that failed: one of realm, user-id, vrf, tree, entry, commitment, head,
-    signature, policy, history.
+    signature, policy, history, notice.
     """
 
     def __init__(self, check: str, what: str) -> None:
@@ -71,7 +71,7 @@ class VerificationError(E2eksError):
 class NotRatified(E2eksError):
     """Valid as far as it goes, but too few, too old or older-than-pinned ratifications.
 
-    `cause` is one of quorum, stale, future, rollback.
+    `cause` is one of quorum, stale, future, rollback, notice.
     """
 
     def __init__(self, cause: str, what: str) -> None:

@@ -1,52 +1,24 @@
-"""The notice that a realm's history ends: what is published when every replica was lost and a backup is all
-there is (docs/operations/cluster.md).
-
-It names the newest head that the backup knows. Each replica that is put back signs it, with the key it had;
-who trusts the realm's replicas can so tell an accident that was admitted from a fork that was not.
+"""The end of a realm's history, told by each replica that is put back when every one was lost and a backup is
+all there is (docs/operations/cluster.md). What the notice says and is worth: `verifier.history_break`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import msgspec
 
 from keyserver.config import Config
 from keyserver.data_directory import DATABASE
 from keyserver.machine import views
 from keyserver.machine.state import Machine, load_state
-from kv.keys import u64
 from kv.leveldb import LevelDBStore
-from verifier import encoding
-from verifier.crypto import hashing, signatures
+from verifier import encoding, history_break
+from verifier.crypto import hashing
 from verifier.crypto.signatures import SigningKey
 from verifier.errors import ConfigError, Malformed
 from verifier.files import read_file, read_secret, replace_file
-from verifier.types import Realm
-
-SCHEMA = "e2eks.history-break/1"
-NOTICE_BYTES = 256 * 1024
-
-
-class _Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    key_id: bytes
-    signature: bytes
-
-
-class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. `head`: the newest head of the backup, a SignedEpochHead; `state_digest` where it ends."""
-
-    schema: str
-    realm: str
-    realm_hash: str
-    epoch: int
-    head: bytes
-    applied_index: int
-    state_digest: str
-    made_ms: int
-    signatures: tuple[_Signed, ...] = ()
+from verifier.history_break import NOTICE_BYTES, Notice
+from verifier.types import Realm, Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,43 +63,21 @@ def sign_notice(path: Path, config: Config, ended: Ended, now_ms: int) -> Notice
     realm, key = config.realm, SigningKey(read_secret(config.head_key))
     if path.exists():
         notice = read_notice(path, realm)
-        if (notice.epoch, notice.head) != (ended.epoch, ended.head):
+        if notice.head.encoded != ended.head:
             raise ConfigError(f"{path} tells of another end: put the same backup back on every host")
     else:
-        where = (ended.epoch, ended.head, ended.applied_index, ended.state_digest)
-        notice = Notice(SCHEMA, realm.name, realm.hash.hex(), *where, now_ms)
-    own = _Signed(hashing.key_id(key.public_key), key.sign(_message(realm, notice)))
+        head = encoding.decode_signed_head(ended.head)
+        notice = Notice(head, ended.applied_index, ended.state_digest, now_ms)
+    own = Signature(hashing.key_id(key.public_key), key.sign(history_break.message(realm, notice)))
     others = tuple(made for made in notice.signatures if made.key_id != own.key_id)
-    signed = msgspec.structs.replace(notice, signatures=(*others, own))
-    replace_file(path, msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
+    signed = replace(notice, signatures=(*others, own))
+    replace_file(path, history_break.encode(realm, signed))
     return signed
 
 
 def read_notice(path: Path, realm: Realm) -> Notice:
-    """The notice in a file, about this realm. Raises ConfigError; `signed_by` says who stands for it."""
+    """The notice in a file, about this realm; nobody's signature is checked. Raises ConfigError."""
     try:
-        notice = msgspec.json.decode(read_file(path, NOTICE_BYTES, "notice"), type=Notice)
-        head = encoding.decode_signed_head(notice.head).head
-    except (msgspec.MsgspecError, Malformed) as error:
-        raise ConfigError(f"{path} is no notice of schema {SCHEMA}: {error}") from None
-    fits = (SCHEMA, realm.hash.hex(), realm.hash, head.epoch)
-    if (notice.schema, notice.realm_hash, head.realm_hash, notice.epoch) != fits:
-        raise ConfigError(f"{path} does not tell of this realm, or does not fit together")
-    return notice
-
-
-def signed_by(notice: Notice, realm: Realm, keys: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    """Key ids of `keys` (id -> public key) whose signature on the notice is valid."""
-    message = _message(realm, notice)
-    return frozenset(
-        made.key_id
-        for made in notice.signatures
-        if made.key_id in keys and signatures.verify(keys[made.key_id], message, made.signature)
-    )
-
-
-def _message(realm: Realm, notice: Notice) -> bytes:
-    head = encoding.decode_signed_head(notice.head).head
-    return hashing.tagged(
-        "e2eks/1/history-break", realm.hash, u64(notice.epoch), head.hash, u64(notice.made_ms)
-    )
+        return history_break.decode(realm, read_file(path, NOTICE_BYTES, "notice"))
+    except Malformed as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -11,12 +11,13 @@ from keyserver.cluster import RAFT, Cluster, MemberTable, Timing
 from keyserver.config import Config
 from keyserver.copies.backup_create import create_backup
 from keyserver.copies.backup_restore import restore
-from keyserver.copies.history_break import history_end, read_notice, require_explicit, sign_notice, signed_by
+from keyserver.copies.history_break import history_end, read_notice, require_explicit, sign_notice
 from replication.types import PeerTls
 from verifier import encoding
 from verifier.crypto import hashing, signatures
 from verifier.errors import ConfigError
 from verifier.files import SECRET_MODE, read_secret, write_new
+from verifier.history_break import signed_by
 
 NOW_MS = 1_800_000_000_000
 NOWHERE = PeerTls(Path("c"), Path("k"), Path("a"))
@@ -61,13 +62,14 @@ def test_every_host_signs_one_notice_of_where_the_history_ends(hosts: list[Confi
     ended = [history_end(config, 5, "d") for config in hosts]
     assert ended[0] == ended[1]
     sign_notice(path, hosts[0], ended[0], NOW_MS)
-    assert signed_by(read_notice(path, realm), realm, keys) == {hashing.key_id(public_key(hosts[0]))}
+    assert signed_by(realm, read_notice(path, realm), keys) == {hashing.key_id(public_key(hosts[0]))}
     for config in (hosts[1], hosts[1]):  # twice is once
         sign_notice(path, config, ended[1], NOW_MS + 1)
     notice = read_notice(path, realm)
-    assert signed_by(notice, realm, keys) == keys.keys()
+    assert signed_by(realm, notice, keys) == keys.keys()
     assert len(notice.signatures) == 2
-    assert encoding.decode_signed_head(notice.head).head.epoch == notice.epoch == ended[0].epoch
+    assert notice.head.encoded == ended[0].head
+    assert notice.epoch == ended[0].epoch
 
 
 def test_a_notice_of_another_end_is_not_signed(hosts: list[Config], tmp_path: Path) -> None:
@@ -95,4 +97,4 @@ def test_a_notice_that_was_changed_is_refused_or_signed_by_nobody(
         read_notice(path, hosts[0].realm)
     path.write_text(json.dumps(document | {"made_ms": 1}))
     keys = {hashing.key_id(public_key(hosts[0])): public_key(hosts[0])}
-    assert not signed_by(read_notice(path, hosts[0].realm), hosts[0].realm, keys)
+    assert not signed_by(hosts[0].realm, read_notice(path, hosts[0].realm), keys)

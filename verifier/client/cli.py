@@ -10,6 +10,7 @@ from verifier.client.session import Commands, flags
 COMMANDS = {
     "lookup": "Find the keys of USER, with proof.",
     "verify": "Judge a saved proof, without any server.",
+    "verify-notice": "Judge a notice that a realm's history ends.",
     "register": "Publish the first keys for USER.",
     "update": "Change the keys of USER.",
     "revoke": "End the entry of USER.",
@@ -36,6 +37,7 @@ def load_commands() -> dict[str, click.Command]:
     return {
         "lookup": cli_lookup.lookup,
         "verify": cli_lookup.verify,
+        "verify-notice": cli_lookup.verify_notice,
         "register": cli_update.register,
         "update": cli_update.update,
         "revoke": cli_update.revoke,

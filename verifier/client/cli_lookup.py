@@ -1,4 +1,4 @@
-"""Commands that ask or judge: lookup, verify, ssh-authorized-keys."""
+"""Commands that ask or judge: lookup, verify, verify-notice, ssh-authorized-keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from verifier.client.session import Command, Session, with_session
 
-FILE_BYTES = 8 * 1024 * 1024  # what is read of a file before its size alone shows that it is no proof
+FILE_BYTES = 8 * 1024 * 1024  # what is read of a file before its size alone shows that it is none
 
 
 @click.command(cls=Command)
@@ -116,6 +116,36 @@ def verify(session: Session, file: str, realm_file: str | None, at: str | None, 
     session.tick("user", answer.result.user_id)
     document = session.show(client, answer, now_ms=at_ms)
     session.finish(_print_result(session, answer.result, document, None, False))
+
+
+@click.command("verify-notice", cls=Command)
+@click.argument("notice", type=click.Path(dir_okay=False))
+@click.option(
+    "--realm-file", type=click.Path(dir_okay=False), help="The realm.json to judge by, instead of a context."
+)
+@with_session
+def verify_notice(session: Session, notice: str, realm_file: str | None) -> None:
+    """Judge a NOTICE that the realm's history ends, which its operator publishes when all replicas were lost.
+
+    Exit code 0: a majority of the replicas says so, with the keys they had. A server is asked only if the
+    replicas have changed since the realm file was made, and this machine has not seen it.
+
+    \b
+    e2eks verify-notice notice.json --realm-file realm.json
+    """
+    from pathlib import Path
+
+    from verifier import files
+    from verifier.client import show
+    from verifier.client.contexts import Context, read_realm
+
+    context = session.context if realm_file is None else Context("", read_realm(Path(realm_file)), None)
+    data = files.read_file(Path(notice), FILE_BYTES, "notice")
+    ended = session.client(context=context).verify_notice(data)
+    for what, how in show.end_checks(ended):
+        session.tick(what, how)
+    line = f"the history of {context.realm.name} ends with epoch {ended.notice.epoch}"
+    session.write(show.end_document(context.realm, ended), [line])
 
 
 def parse_time(text: str) -> int:

@@ -19,10 +19,11 @@ from e2eks.v1 import types_pb2 as pb
 
 from verifier import encoding, limits, proof_encoding
 from verifier import realm as realms
-from verifier.client import drafts
+from verifier.client import drafts, notices
 from verifier.client.drafts import Draft
-from verifier.client.evidence import Evidence, EvidenceFolder
-from verifier.client.historian import BEHIND, BadAnswer, BrokenHistory, Historian, judging
+from verifier.client.evidence import EvidenceFolder, evidence_of
+from verifier.client.historian import BEHIND, BadAnswer, Historian, judging
+from verifier.client.notices import Ended
 from verifier.client.outcome import UNRATIFIED, Unreachable
 from verifier.client.pins import Pins
 from verifier.client.transport import Transport
@@ -134,6 +135,15 @@ class Client:
             before = self._historian.hold(result.head)
         return Answer(result, result.head.head.epoch, before.newest_epoch, "")
 
+    def verify_notice(self, notice: bytes) -> Ended:
+        """What a notice that the realm's history ends is worth, by the replicas' policies known here; if
+        those do not fit, servers are asked for newer ones.
+
+        Raises VerificationError, HistoryConflict, NotRatified.
+        """
+        with self._keeping_evidence():
+            return notices.judge(self.realm, self._historian, self._transport.addresses, notice)
+
     def fetch_realm(self) -> Realm:
         """The realm's file as a server has it now, if it is of the realm this client trusts.
 
@@ -226,18 +236,9 @@ class Client:
         try:
             yield
         except (BadAnswer, HistoryConflict) as error:
-            self.evidence.keep(self._evidence(error), self.realm, self._clock())
+            found = evidence_of(error, self._historian.state().changes)
+            self.evidence.keep(found, self.realm, self._clock())
             raise
-
-    def _evidence(self, error: BadAnswer | HistoryConflict) -> Evidence:
-        changes = tuple(change.encoded for change in self._historian.state().changes)
-        if isinstance(error, BadAnswer):
-            return Evidence(
-                "proof", error.what, check=error.check, method=error.method, received=error.received
-            )
-        paths = (error.inclusion, error.consistency) if isinstance(error, BrokenHistory) else ((), ())
-        heads = (error.first, error.second)
-        return Evidence(_kind(error), error.what, heads=heads, policy_heads=changes, paths=paths)
 
     def _first(self, elsewhere: Collection[Reason], ask: Callable[[str], T]) -> T:
         """What the first address gives that is reachable, up to date and ready."""
@@ -371,16 +372,6 @@ class Client:
             return self._accepted(address, draft.user_id, "Update", raw, draft)
 
         return self._first({Reason.NOT_READY}, send)
-
-
-def _kind(conflict: HistoryConflict) -> str:
-    """The kind of evidence: fork or chain if the heads alone prove it."""
-    heads = (encoding.decode_signed_head(conflict.first), encoding.decode_signed_head(conflict.second))
-    first, second = sorted((signed.head for signed in heads), key=lambda head: head.epoch)
-    if first.epoch == second.epoch:
-        return "fork"
-    broken = second.epoch == first.epoch + 1 and second.previous_head_hash != first.hash
-    return "chain" if broken else "consistency"
 
 
 def _cause(error: VerificationError | NotRatified) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from verifier import files
-from verifier.types import Realm
+from verifier import encoding, files
+from verifier.client.historian import BadAnswer, BrokenHistory
+from verifier.errors import HistoryConflict
+from verifier.types import Realm, SignedHead
 
 SCHEMA = "e2eks.evidence/1"
 LOOKUP_METHODS = frozenset({"Lookup", "Update", "saved"})  # whose answer is one LookupProof
@@ -57,6 +59,29 @@ class Evidence:
             "messages": [] if is_lookup else _base64(self.received),
         }
         return {name: value for name, value in parts.items() if value}
+
+
+def evidence_of(error: BadAnswer | HistoryConflict, changes: Iterable[SignedHead]) -> Evidence:
+    """What shows that `error` is justified; `changes` are the known changes of the replicas' policy."""
+    if isinstance(error, BadAnswer):
+        return Evidence("proof", error.what, check=error.check, method=error.method, received=error.received)
+    return Evidence(
+        _kind(error),
+        error.what,
+        heads=(error.first, error.second),
+        policy_heads=tuple(change.encoded for change in changes),
+        paths=(error.inclusion, error.consistency) if isinstance(error, BrokenHistory) else ((), ()),
+    )
+
+
+def _kind(conflict: HistoryConflict) -> str:
+    """The kind of evidence: fork or chain if the heads alone prove it."""
+    heads = (encoding.decode_signed_head(conflict.first), encoding.decode_signed_head(conflict.second))
+    first, second = sorted((signed.head for signed in heads), key=lambda head: head.epoch)
+    if first.epoch == second.epoch:
+        return "fork"
+    broken = second.epoch == first.epoch + 1 and second.previous_head_hash != first.hash
+    return "chain" if broken else "consistency"
 
 
 def _base64(parts: Iterable[bytes]) -> list[str]:

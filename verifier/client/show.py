@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from verifier import limits
 from verifier.client.client import Answer
+from verifier.client.notices import Ended
 from verifier.client.outcome import status_of
 from verifier.lookup import Absent, LookupResult, Present
 from verifier.types import AuthorizationPolicy, Realm
 
-LOOKUP_SCHEMA, UPDATE_SCHEMA = "e2eks.lookup/1", "e2eks.update/1"
+LOOKUP_SCHEMA, UPDATE_SCHEMA, END_SCHEMA = "e2eks.lookup/1", "e2eks.update/1", "e2eks.history-end/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,35 @@ def document(view: View, *, schema: str = LOOKUP_SCHEMA) -> dict[str, object]:
     return found
 
 
+def end_checks(ended: Ended) -> Iterator[tuple[str, str]]:
+    """As `checks`, for a notice that the realm's history ends."""
+    head = ended.notice.head.head
+    yield "notice", f"signed by {len(ended.signed_by)} of {ended.replicas} replicas"
+    yield (
+        f"epoch {head.epoch}",
+        f"the last one, signed by a majority of its replicas, head {short(head.hash)}",
+    )
+    lost = ended.seen_epoch - head.epoch
+    what = f"newest epoch seen here {ended.seen_epoch}" if ended.seen_epoch else "no other head was seen here"
+    yield "no fork", f"{what}: what the {lost} after the last one changed is lost" if lost > 0 else what
+
+
+def end_document(realm: Realm, ended: Ended) -> dict[str, object]:
+    """The JSON form of a notice that holds."""
+    head = ended.notice.head.head
+    return {
+        "schema": END_SCHEMA,
+        "realm": realm.name,
+        "epoch": head.epoch,
+        "head_hash": head.hash.hex(),
+        "issue_time_ms": head.issue_time_ms,
+        "made_ms": ended.notice.made_ms,
+        "signed_by": sorted(key_id.hex() for key_id in ended.signed_by),
+        "replicas": ended.replicas,
+        "seen_epoch": ended.seen_epoch,
+    }
+
+
 def authorized_keys(key: bytes) -> Iterator[str]:
     """The lines of an ssh key that sshd may read: printable ones, without comments."""
     for line in key.decode(errors="replace").splitlines():
@@ -163,6 +193,7 @@ ADVICE = {
     "quorum": "Try again in a while; if it lasts, ask the operator which verifiers are down.",
     "stale": "Check this machine's clock and try again; if it lasts, ask the operator.",
     "future": "Check this machine's clock.",
+    "notice": "Ask the realm's operator for the notice that all hosts have signed.",
     "rollback": "Try again in a while; a server that stays behind is broken or withholds updates.",
     "Unreachable": "Check the network and the addresses in realm.json, then try again.",
     "RATE_LIMITED": f"Wait: a name can be updated {limits.UPDATES_PER_DAY} times a day.",
