@@ -297,24 +297,36 @@ def _config(path: Path) -> Config:
 
 
 def _told(config: Config) -> PresentSet:
-    from keyserver.operator_socket import ask
     from keyserver.replica_change import decode_present
 
-    return decode_present(ask(config.data, "GET", "/replicas")[1])
+    return decode_present(_answer(config, "GET", "/replicas"))
 
 
 def _post(config: Config, path: str, body: bytes = b"") -> dict[str, Any]:
-    """What the running replica answers. Raises Refused with its reason."""
     import json
 
+    said: dict[str, Any] = json.loads(_answer(config, "POST", path, body))
+    return said
+
+
+def _answer(config: Config, method: str, path: str, body: bytes = b"") -> bytes:
+    """What the running replica answers. Raises Refused with its reason, Unreachable if it gives none."""
+    import json
+
+    from keyserver.exits import Unreachable
     from keyserver.operator_socket import ask
     from verifier.errors import Reason, Refused
 
-    code, answer = ask(config.data, "POST", path, body)
-    said: dict[str, Any] = json.loads(answer)
-    if code != 200:
-        raise Refused(Reason(said["reason"]), said["what"])
-    return said
+    code, answer = ask(config.data, method, path, body)
+    if code == 200:
+        return answer
+    try:
+        said = json.loads(answer)
+        refusal = Refused(Reason(said["reason"]), str(said["what"]))
+    except (ValueError, KeyError, TypeError):
+        what = f"the replica in {config.data} answers with status {code} and no reason"
+        raise Unreachable(f"{what}. Is it of this version? Look into its log") from None
+    raise refusal
 
 
 def _own_key(config: Config) -> Any:
