@@ -10,7 +10,6 @@ A replica whose storage failed ends; what is asked of it until then gets 503 wit
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any
 
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from keyserver.machine.codes import Halt
 from keyserver.metrics import CONTENT_TYPE, Metrics
 from keyserver.status import SCHEMA, Status
 from kv.interface import StorageError
@@ -52,7 +52,7 @@ def application(status: Status, metrics: Metrics) -> Starlette:
     paths = (("/livez", livez), ("/readyz", readyz), ("/status", show), ("/metrics", measured))
     return Starlette(
         routes=[Route(path, answer) for path, answer in paths],
-        exception_handlers={StorageError: _storage_failed},
+        exception_handlers={StorageError: _storage_failed, Halt: _storage_failed},
     )
 
 
@@ -90,7 +90,8 @@ def _bind(address: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        what = f"listen.http: {address} cannot be bound: {os.strerror(error.errno or 0)}"
+        why = (error.strerror or "").partition(" (while")[0]  # Python adds what it tried
+        what = f"listen.http: {address} cannot be bound: {why}"
         raise ConfigError(f"{what}. Is another process using the port?") from None
 
 
