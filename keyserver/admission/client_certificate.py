@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
@@ -29,6 +29,7 @@ from cryptography.x509.verification import (
 from e2eks.v1 import client_pb2 as pb
 
 from keyserver.admission.proof_id import proof_id
+from keyserver.undecodable import UNDECODABLE
 from verifier.crypto import hashing, signatures
 from verifier.errors import ConfigError, Reason, Refused
 from verifier.files import read_file
@@ -41,16 +42,6 @@ FRESH_MS = 300_000  # between signing a proof and showing it, in either directio
 RSA_BITS_MIN = 2048
 MAX_TIME_MS = 253_402_300_799_999  # the year 9999: beyond it there are no dates to compare with
 
-# All that reading a stranger's certificate can raise; the library has no common class for it.
-_UNDECODABLE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 _PURPOSES: Final = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.EMAIL_PROTECTION})
 
 
@@ -64,7 +55,7 @@ class ClientCertificateMethod:
             roots = x509.load_pem_x509_certificates(data)
             for root in roots:
                 _check_authority(root)
-        except ValueError as error:
+        except UNDECODABLE as error:
             raise ConfigError(f"{ca} holds no usable certificate authority: {error}") from None
         self._policy = PolicyBuilder().store(Store(roots)).max_chain_depth(CHAIN_DEPTH)
         self._policy = self._policy.extension_policies(
@@ -98,7 +89,7 @@ class ClientCertificateMethod:
             raise Refused(Reason.PROOF_EXPIRED, "the certificate is not valid now")
         try:
             self._policy.time(now).build_client_verifier().verify(leaf, intermediates)
-        except (VerificationError, *_UNDECODABLE):
+        except (VerificationError, *UNDECODABLE):
             raise _invalid("the certificate does not lead to an authority of this domain") from None
 
 
@@ -116,16 +107,27 @@ def _invalid(what: str) -> Refused:
     return Refused(Reason.PROOF_INVALID, what)
 
 
+_REQUIRED: Final = {
+    ExtensionOID.BASIC_CONSTRAINTS: "basic constraints",
+    ExtensionOID.KEY_USAGE: "key usage",
+}
+
+
 def _check_authority(root: x509.Certificate) -> None:
     """Raises ValueError for a root no chain could be verified with."""
     if not isinstance(root.public_key(), rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise ValueError("its key is neither RSA nor of a NIST curve")
     try:
-        constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        raise ValueError("it has no basic constraints") from None
-    if not constraints.ca:
+        constraints = root.extensions.get_extension_for_class(x509.BasicConstraints)
+        usage = root.extensions.get_extension_for_class(x509.KeyUsage)
+    except x509.ExtensionNotFound as error:
+        raise ValueError(f"it has no {_REQUIRED[error.oid]}") from None
+    if not constraints.value.ca:
         raise ValueError("it is an end certificate")
+    if not constraints.critical:
+        raise ValueError("its basic constraints are not critical")
+    if not usage.value.key_cert_sign:
+        raise ValueError("its key usage is not to sign certificates")
 
 
 def _leaf_policy() -> ExtensionPolicy:
@@ -146,7 +148,7 @@ def _load_chain(chain: list[bytes]) -> tuple[x509.Certificate, list[x509.Certifi
         raise _invalid(f"a proof shows 1 to {CHAIN_CERTIFICATES} certificates, the holder's first")
     try:
         leaf, *others = [x509.load_der_x509_certificate(der) for der in chain]
-    except _UNDECODABLE:
+    except UNDECODABLE:
         raise _invalid("a certificate in the proof does not decode") from None
     return leaf, others
 
@@ -154,7 +156,7 @@ def _load_chain(chain: list[bytes]) -> tuple[x509.Certificate, list[x509.Certifi
 def _addresses(leaf: x509.Certificate) -> list[str]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return []
     return names.get_values_for_type(x509.RFC822Name)
 
@@ -163,7 +165,7 @@ def _check_signature(leaf: x509.Certificate, signature: bytes, message: bytes) -
     """By the leaf's key over `message`. Raises Refused."""
     try:
         signed = _is_signed(leaf.public_key(), signature, message)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         signed = None
     if signed is None:
         raise _invalid("the certificate's key is neither ECDSA P-256, RSA of 2048 bits or more, nor Ed25519")

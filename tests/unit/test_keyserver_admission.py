@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from authorities import ALICE, DAY, DOMAIN, ENTRY, NOW_MS, Leaf, authority, base, common_name, der, key, prove
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -285,6 +286,22 @@ def test_a_proof_id_does_not_change_with_bytes_that_can_be_varied(gate: Gate) ->
 # Configured authorities
 
 
+CERTIFIES = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+REVOKES = x509.KeyUsage(False, False, False, False, False, False, True, False, False)
+
+
+def root(usage: x509.KeyUsage | None = CERTIFIES, *, is_critical: bool = True) -> x509.Certificate:
+    made = base(common_name("ca"), "ca", key("p256", "ca").public_key())
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=is_critical)
+    if usage is not None:
+        made = made.add_extension(usage, critical=False)
+    return made.sign(key("p256", "ca"), hashes.SHA256())
+
+
+def test_a_root_with_no_more_than_it_needs_will_do(tmp_path: Path) -> None:
+    assert verify(gate_for(tmp_path, root()), prove())
+
+
 def test_authorities_that_could_prove_nothing_are_refused(tmp_path: Path) -> None:
     ed = ed25519.Ed25519PrivateKey.generate()
     ed_ca = (
@@ -292,8 +309,15 @@ def test_authorities_that_could_prove_nothing_are_refused(tmp_path: Path) -> Non
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(ed, None)
     )
-    cases = ((Leaf().issue(), "basic constraints"), (authority("x", is_ca=False), "end certificate"))
-    for certificate, text in (*cases, (ed_ca, "neither RSA nor")):
+    cases = (
+        (Leaf().issue(), "no basic constraints"),
+        (root(usage=None), "no key usage"),
+        (root(usage=REVOKES), "not to sign certificates"),
+        (root(is_critical=False), "not critical"),
+        (authority("x", is_ca=False), "end certificate"),
+        (ed_ca, "neither RSA nor"),
+    )
+    for certificate, text in cases:
         with pytest.raises(ConfigError, match=text):
             gate_for(tmp_path, certificate)
     (tmp_path / "none.pem").write_text("nothing")
