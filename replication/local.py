@@ -19,6 +19,7 @@ from kv.leveldb import LevelDBStore
 from replication.chain import next_link
 from replication.rows import PublicPart, check_links, entry_key, entry_rows, open_tail
 from replication.runs import Runs
+from replication.standing import Standing
 from replication.types import (
     RUN_BYTES_MAX,
     RUN_ENTRIES_MAX,
@@ -67,11 +68,7 @@ class LocalLog:
         self._public_part = public_part
         self._last, self._link = open_tail(store, public_part)
         self._recent: tuple[LogEntry, ...] = ()  # the newest run, for iterators that are up to date
-        # Where the log is in its life.
-        self._lo: int | None = None
-        self._stopping = False
-        self._failure: str | None = None
-        self._changed = trio.Event()  # set and replaced by _announce
+        self._standing = Standing()
         # Writing. While nobody writes, the head of the queue has been woken to do it.
         self._queue: OrderedDict[_Proposal, None] = OrderedDict()
         self._waiting_bytes = 0
@@ -82,18 +79,15 @@ class LocalLog:
 
     async def start(self, lo: int) -> None:
         await trio.lowlevel.checkpoint()
-        if lo < 1:
-            raise ValueError("the first index of a log is 1")
-        if self._lo is not None or self._stopping:
-            raise LogNotRunning("a log is started once")
+        self._standing.require_startable(lo)
         if lo > self._last + 1:
             what = f"entry {lo - 1} was applied but {self._where} ends at {self._last}"
             raise StorageError(f"{what}: a lost end")
-        self._lo = lo
+        self._standing.lo = lo
 
     async def propose(self, payload: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         require_size(payload)
         if self._waiting_bytes + len(payload) > WAITING_BYTES_MAX:
             raise LogOverloaded("too many proposals wait to be stored")
@@ -115,14 +109,12 @@ class LocalLog:
             raise proposal.outcome
 
     def committed(self) -> AsyncIterator[tuple[LogEntry, ...]]:
-        if self._lo is None:
-            raise LogNotRunning("the log is not started")
-        return Runs(self._lo, self._next_run)
+        return Runs(self._standing.require_started(), self._next_run)
 
     def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
         if lo < 1:
             raise ValueError("the first index of a log is 1")
-        self._require_sound()
+        self._standing.require_sound()
         entries: list[LogEntry] = []
         size = 0
         for index, _, payload in entry_rows(self._store, lo, min(hi, self._last + 1)):
@@ -133,7 +125,7 @@ class LocalLog:
         return tuple(entries)
 
     def leader_hint(self) -> bool:
-        return self._lo is not None and not self._stopping and self._failure is None
+        return self._standing.is_running
 
     def hand_over(self) -> None:
         """There is nobody else."""
@@ -151,10 +143,10 @@ class LocalLog:
 
     async def stop(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-        self._stopping = True
+        self._standing.stopping = True
         for proposal in self._drain_queue():
             proposal.settle(LogNotRunning("the log is stopping"))
-        self._announce()
+        self._standing.announce()
         with trio.CancelScope(shield=True):
             await self._uses.wait_for_end()
         self._store.close()
@@ -167,23 +159,23 @@ class LocalLog:
         """
         if lo < 1:
             raise ValueError("the first index of a log is 1")
-        self._require_sound()
+        self._standing.require_sound()
         check_links(self._store, self._public_part, lo, min(hi, self._last + 1))
 
     async def rewrite_private(self, index: int, payload: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         require_size(payload)
         if not 1 <= index <= self._last:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting, self._store_turn:
-            self._require_running()
+            self._standing.require_running()
             await self._uses.in_thread(lambda: self._rewrite(index, payload))
             self._recent = ()
 
     async def compact(self, indices: Collection[int]) -> bool:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         keys = [entry_key(index) for index in indices]
         async with self._rewriting:  # nobody rewrites these rows meanwhile; others may append
             return await self._uses.in_thread(lambda: self._store.compact(keys))
@@ -212,7 +204,7 @@ class LocalLog:
         finally:
             self._writing = False
             for proposal in run:
-                proposal.settle(True if self._failure is None else self._refusal())
+                proposal.settle(self._standing.refusal() if self._standing.has_failed else True)
             self._wake_next()
 
     def _take_run(self) -> "list[_Proposal]":
@@ -246,17 +238,17 @@ class LocalLog:
         first = self._last + 1
         self._recent = tuple(LogEntry(index, proposal.payload) for index, proposal in enumerate(run, first))
         self._last += len(run)
-        self._announce()
+        self._standing.announce()
 
     async def _next_run(self, lo: int) -> tuple[LogEntry, ...]:
         """Wait for entry `lo` and return a run from there on, from memory when it is new; () at the end."""
         while True:
-            self._require_sound()
-            if self._stopping:
+            self._standing.require_sound()
+            if self._standing.stopping:
                 return ()
             if lo <= self._last:
                 break
-            await self._changed.wait()
+            await self._standing.changed()
         recent = self._recent
         if recent and lo >= recent[0].index:
             await trio.lowlevel.checkpoint()
@@ -267,30 +259,10 @@ class LocalLog:
         if self._queue and not self._writing:
             next(iter(self._queue)).turn.set()
 
-    def _announce(self) -> None:
-        """Let everybody who waits look again."""
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
-
     def _halt(self, error: BaseException) -> None:
-        """Refuse everything from now on: what is on the disk is known only after opening it again."""
-        if self._failure is None:
-            self._failure = f"the log failed: {error}"
+        self._standing.fail(error)
         for proposal in self._drain_queue():
-            proposal.settle(self._refusal())
-        self._announce()
-
-    def _refusal(self) -> StorageError:
-        return StorageError(self._failure)
-
-    def _require_sound(self) -> None:
-        if self._failure is not None:
-            raise self._refusal()
-
-    def _require_running(self) -> None:
-        self._require_sound()
-        if self._lo is None or self._stopping:
-            raise LogNotRunning("the log is not running")
+            proposal.settle(self._standing.refusal())
 
 
 class _Proposal:

@@ -29,11 +29,11 @@ from replication.etcd.sender import Proposal, Sender
 from replication.etcd.view import Timing, View
 from replication.rows import PublicPart
 from replication.runs import Runs
+from replication.standing import Standing
 from replication.types import (
     RUN_BYTES_MAX,
     RUN_ENTRIES_MAX,
     LogEntry,
-    LogNotRunning,
     LogStatus,
     MemberStatus,
     PeerTls,
@@ -129,11 +129,7 @@ class EtcdLog:
         )
         self._last = self._copy.last  # as announced on the trio thread
         self._recent: tuple[LogEntry, ...] = ()  # the newest run, for iterators that are up to date
-        # Where the log is in its life.
-        self._lo: int | None = None
-        self._stopping = False
-        self._failure: str | None = None
-        self._changed = trio.Event()  # set and replaced by _announce
+        self._standing = Standing()
         self._token: trio.lowlevel.TrioToken | None = None
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -142,13 +138,10 @@ class EtcdLog:
 
     async def start(self, lo: int) -> None:
         await trio.lowlevel.checkpoint()
-        if lo < 1:
-            raise ValueError("the first index of a log is 1")
-        if self._lo is not None or self._stopping:
-            raise LogNotRunning("a log is started once")
+        self._standing.require_startable(lo)
         if lo > self._last + 1:
             raise StorageError(f"entry {lo - 1} was applied but the log ends at {self._last}: a lost end")
-        self._lo = lo
+        self._standing.lo = lo
         self._token = trio.lowlevel.current_trio_token()
         runs: dict[str, Callable[[], None]] = {
             "etcd-follower": lambda: self._follower.run(self._ending),
@@ -162,7 +155,7 @@ class EtcdLog:
 
     async def propose(self, payload: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         require_size(payload)
         settled = trio.Event()
         outcome: list[ReplicationError | None] = []
@@ -177,27 +170,25 @@ class EtcdLog:
             await settled.wait()
         finally:
             self._sender.withdraw(proposal)
-        self._require_sound()
+        self._standing.require_sound()
         if outcome[0] is not None:
             raise outcome[0]
 
     def committed(self) -> AsyncIterator[tuple[LogEntry, ...]]:
-        if self._lo is None:
-            raise LogNotRunning("the log is not started")
-        return Runs(self._lo, self._next_run)
+        return Runs(self._standing.require_started(), self._next_run)
 
     def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
-        self._require_sound()
+        self._standing.require_sound()
         return self._copy.read(lo, hi, max_bytes)
 
     def verify_chain(self, lo: int, hi: int) -> None:
-        self._require_sound()
+        self._standing.require_sound()
         self._copy.verify_chain(lo, hi)
 
     async def rewrite_private(self, index: int, payload: bytes) -> None:
         """As ReplicatedLog.rewrite_private: here only. compact() does the same to what is still in etcd."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         require_size(payload)
         if not 1 <= index <= self._last:
             raise ValueError(f"the log has no entry {index}")
@@ -208,7 +199,7 @@ class EtcdLog:
     async def compact(self, indices: Collection[int]) -> bool:
         """As ReplicatedLog.compact; False as well while etcd cannot be made to forget."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
 
         def forget() -> bool:
             erased = erase_in_etcd(self._client, self._copy, indices)
@@ -218,13 +209,13 @@ class EtcdLog:
             return await self._uses.in_thread(forget)
 
     def leader_hint(self) -> bool:
-        return self._is_running() and self._view.leads
+        return self._standing.is_running and self._view.leads
 
     def hand_over(self) -> None:
         self._keeper.hand_over()
 
     def status(self) -> LogStatus:
-        running, view = self._is_running(), self._view
+        running, view = self._standing.is_running, self._view
         leads = running and view.leads
         problem = (f"etcd: {view.problem}",) if view.problem else ()
         return LogStatus(
@@ -246,8 +237,8 @@ class EtcdLog:
 
     async def stop(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-        self._stopping = True
-        self._announce()
+        self._standing.stopping = True
+        self._standing.announce()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._end_threads)
             await self._uses.wait_for_end()
@@ -283,17 +274,17 @@ class EtcdLog:
         if entries:
             self._recent = entries
             self._last = entries[-1].index
-            self._announce()
+            self._standing.announce()
 
     async def _next_run(self, lo: int) -> tuple[LogEntry, ...]:
         """Wait for entry `lo` and return a run from there on, from memory when it is new; () at the end."""
         while True:
-            self._require_sound()
-            if self._stopping:
+            self._standing.require_sound()
+            if self._standing.stopping:
                 return ()
             if lo <= self._last:
                 break
-            await self._changed.wait()
+            await self._standing.changed()
         recent = self._recent
         if recent and lo >= recent[0].index:
             await trio.lowlevel.checkpoint()
@@ -301,18 +292,11 @@ class EtcdLog:
         hi = min(lo + RUN_ENTRIES_MAX, self._last + 1)
         return await self._uses.in_thread(lambda: self.read(lo, hi, RUN_BYTES_MAX))
 
-    def _announce(self) -> None:
-        """Let everybody who waits look again."""
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
-
     def _halt(self, error: BaseException) -> None:
-        if self._failure is None:
-            self._failure = f"the log failed: {error}"
+        self._standing.fail(error)
         self._ending.set()
         self._sender.stop()
         self._keeper.stop()
-        self._announce()
 
     def _member(self, name: str) -> MemberStatus:
         report, heard = self._view.reports.get(name, (Report(), 0.0))
@@ -322,15 +306,3 @@ class EtcdLog:
             heard_s=self._view.clock() - heard,
             match_index=report.index,
         )
-
-    def _is_running(self) -> bool:
-        return self._lo is not None and not self._stopping and self._failure is None
-
-    def _require_sound(self) -> None:
-        if self._failure is not None:
-            raise StorageError(self._failure)
-
-    def _require_running(self) -> None:
-        self._require_sound()
-        if self._lo is None or self._stopping:
-            raise LogNotRunning("the log is not running")

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import trio
 
-from kv.interface import StorageError
 from kv.leveldb import LevelDBStore
 from replication.raft.askers import Askers
 from replication.raft.driver import Driver
@@ -22,6 +21,7 @@ from replication.raft.tls import read_contexts
 from replication.raft.transport import Address
 from replication.rows import PublicPart
 from replication.runs import Runs
+from replication.standing import Standing
 from replication.types import (
     RUN_BYTES_MAX,
     RUN_ENTRIES_MAX,
@@ -124,14 +124,10 @@ class RaftLog:
             on_turn=self._after,
             on_refused=on_refused,
         )
-        # Where the log is in its life.
-        self._lo: int | None = None
+        self._standing = Standing()
         self._committed = journal.committed_to
         self._recent: tuple[LogEntry, ...] = ()  # the newest run, for iterators that are up to date
         self._last: Turn | None = None
-        self._stopping = False
-        self._failure: str | None = None
-        self._changed = trio.Event()  # set and replaced by _announce
         self._life = trio.CancelScope()
         self._ended = trio.Event()
         # Proposals under way.
@@ -144,16 +140,13 @@ class RaftLog:
     async def start(self, lo: int) -> None:
         """As ReplicatedLog.start. Raises OSError, too, when this member cannot listen."""
         await trio.lowlevel.checkpoint()
-        if lo < 1:
-            raise ValueError("the first index of a log is 1")
-        if self._lo is not None or self._stopping:
-            raise LogNotRunning("a log is started once")
+        self._standing.require_startable(lo)
         self._driver.know_committed(lo - 1)  # what was applied was committed
         self._committed = self._journal.committed_to
         listeners: list[trio.SocketListener] = []
         if self._member.links.members:
             listeners = await trio.open_tcp_listeners(self._listen.port, host=self._listen.host or None)
-        self._lo = lo
+        self._standing.lo = lo
         trio.lowlevel.spawn_system_task(self._live, listeners)
 
     async def propose(self, payload: bytes) -> None:
@@ -161,7 +154,7 @@ class RaftLog:
 
         Raises, besides: NoLeader, ProposalLost.
         """
-        self._require_running()
+        self._standing.require_running()
         require_size(payload)
         if self._waiting_bytes + len(payload) > WAITING_BYTES_MAX:
             raise LogOverloaded("too many proposals wait to be committed")
@@ -170,47 +163,46 @@ class RaftLog:
             if not self._is_led():
                 await self._wait_for_leader()
             while not await self._askers.ask(payload):
-                await self._changed.wait()  # whoever refused is not the leader; the next turn may know who is
+                # Whoever refused is not the leader; the next turn may know who is.
+                await self._standing.changed()
                 await self._wait_for_leader()
         finally:
             self._waiting_bytes -= len(payload)
 
     def committed(self) -> AsyncIterator[tuple[LogEntry, ...]]:
-        if self._lo is None:
-            raise LogNotRunning("the log is not started")
-        return Runs(self._lo, self._next_run)
+        return Runs(self._standing.require_started(), self._next_run)
 
     def read(self, lo: int, hi: int, max_bytes: int) -> tuple[LogEntry, ...]:
         if lo < 1:
             raise ValueError("the first index of a log is 1")
-        self._require_sound()
+        self._standing.require_sound()
         return self._journal.read(lo, min(hi, self._committed + 1), max_bytes)
 
     def verify_chain(self, lo: int, hi: int) -> None:
         if lo < 1:
             raise ValueError("the first index of a log is 1")
-        self._require_sound()
+        self._standing.require_sound()
         self._journal.verify_chain(lo, min(hi, self._committed + 1))
 
     async def rewrite_private(self, index: int, payload: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         require_size(payload)
         if not 1 <= index <= self._committed:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting, self._member.between_turns:
-            self._require_running()
+            self._standing.require_running()
             await self._uses.in_thread(lambda: self._journal.rewrite_private(index, payload))
             self._recent = ()
 
     async def compact(self, indices: Collection[int]) -> bool:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_running()
+        self._standing.require_running()
         async with self._rewriting:  # nobody rewrites these rows meanwhile; turns go on
             return await self._uses.in_thread(lambda: self._journal.compact(indices))
 
     def leader_hint(self) -> bool:
-        return self._is_running() and self._last is not None and self._last.role is Role.LEADER
+        return self._standing.is_running and self._last is not None and self._last.role is Role.LEADER
 
     def hand_over(self) -> None:
         if self.leader_hint():
@@ -222,7 +214,7 @@ class RaftLog:
         standing = {peer.member: peer for peer in self._member.standing()}
         return LogStatus(
             engine="raft",
-            running=self._is_running(),
+            running=self._standing.is_running,
             leader=self.leader_hint(),
             first_index=min(1, self._committed),
             committed_index=self._committed,
@@ -251,14 +243,14 @@ class RaftLog:
 
     async def stop(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-        leads, self._stopping = self.leader_hint(), True
+        leads, self._standing.stopping = self.leader_hint(), True
         self._askers.fail_all(LogNotRunning("the log is stopping"))
-        self._announce()
+        self._standing.announce()
         with trio.CancelScope(shield=True):
             if leads:
                 await self._leave_the_lead()
             self._life.cancel()
-            if self._lo is not None:
+            if self._standing.lo is not None:
                 await self._ended.wait()
             await self._uses.wait_for_end()
         self._journal.close()
@@ -269,10 +261,10 @@ class RaftLog:
         links = self._member.links
         with trio.move_on_after(HAND_OVER_S):
             while any(map(links.connected, links.members)) and self._leads_or_nobody():
-                await self._changed.wait()
+                await self._standing.changed()
 
     def _leads_or_nobody(self) -> bool:
-        last, ended = self._last, self._ended.is_set() or self._failure is not None
+        last, ended = self._last, self._ended.is_set() or self._standing.has_failed
         return not ended and last is not None and last.leader in (None, self._name)
 
     # --- the member's life ---
@@ -295,34 +287,27 @@ class RaftLog:
         if recent:
             self._recent = recent
         self._askers.settle(turn.settled)
-        self._announce()
-
-    def _announce(self) -> None:
-        """Let everybody who waits look again."""
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
+        self._standing.announce()
 
     def _halt(self, error: BaseException) -> None:
-        """Refuse everything from now on: what is on the disk is known only after opening it again."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if self._failure is None:
-            self._failure = f"the log failed: {error or type(error).__name__}"
-        self._askers.fail_all(self._refusal())
-        self._announce()
+        self._standing.fail(error)
+        self._askers.fail_all(self._standing.refusal())
         self._life.cancel()
 
     # --- proposals ---
 
     async def _wait_for_leader(self) -> None:
         """Raises NoLeader, LogNotRunning, StorageError."""
-        self._require_running()
+        self._standing.require_running()
         with trio.move_on_after(LEADERLESS_S):
             while not self._is_led():
-                await self._changed.wait()
-                self._require_running()
+                await self._standing.changed()
+                self._standing.require_running()
         if not self._is_led():
             raise NoLeader("no majority of the members has a leader")
+
+    def _is_led(self) -> bool:
+        return self._last is not None and self._last.leader is not None
 
     # --- reading ---
 
@@ -330,8 +315,8 @@ class RaftLog:
         """Wait for entry `lo` to be committed and return a run from there on; () at the end."""
         has_waited = False
         while True:
-            self._require_sound()
-            if self._stopping:
+            self._standing.require_sound()
+            if self._standing.stopping:
                 return ()
             recent = self._recent
             if recent and recent[0].index <= lo <= recent[-1].index:
@@ -340,25 +325,5 @@ class RaftLog:
                 return recent[lo - recent[0].index :]
             if lo <= self._committed:
                 return await self._uses.in_thread(lambda: self.read(lo, lo + RUN_ENTRIES_MAX, RUN_BYTES_MAX))
-            await self._changed.wait()
+            await self._standing.changed()
             has_waited = True
-
-    # --- what may be asked when ---
-
-    def _is_led(self) -> bool:
-        return self._last is not None and self._last.leader is not None
-
-    def _is_running(self) -> bool:
-        return self._lo is not None and not self._stopping and self._failure is None
-
-    def _refusal(self) -> StorageError:
-        return StorageError(self._failure)
-
-    def _require_sound(self) -> None:
-        if self._failure is not None:
-            raise self._refusal()
-
-    def _require_running(self) -> None:
-        if self._lo is None or self._stopping or self._failure is not None:
-            self._require_sound()
-            raise LogNotRunning("the log is not running")

@@ -101,7 +101,7 @@ async def test_an_unexpected_error_while_writing_halts() -> None:
             super().write(puts)  # type: ignore[arg-type]
 
     async with running(Broken(MemoryStore())) as log:
-        with pytest.raises(StorageError):
+        with pytest.raises(StorageError, match="MemoryError"):
             await log.propose(b"lost")
         with pytest.raises(StorageError):
             await log.propose(b"late")
