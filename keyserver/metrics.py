@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -73,6 +74,12 @@ class Metrics:
         """Set a gauge."""
         made = self._made[attribute]
         (made.labels(*labels) if labels else made).set(value)
+
+    def set_all(self, attribute: str, values: Mapping[str, float]) -> None:
+        """Set a gauge of one label to these values by label; others that it had are gone."""
+        self._made[attribute].clear()
+        for label, value in values.items():
+            self.set(attribute, value, label)
 
     def observe(self, attribute: str, value: float, *labels: str) -> None:
         """Add an observation to a histogram."""

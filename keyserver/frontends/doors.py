@@ -71,8 +71,8 @@ class Doors:
         self._credentials = credentials
         self._listed = grpc_verification.listed_keys(credentials.pushers)
         ends_ms = self._status.certificates_ms = credentials.not_after_ms()
-        for holder, end_ms in ends_ms.items():
-            self._metrics.set("certificate_end", end_ms / 1000, holder)
+        ends_s = {holder: end_ms / 1000 for holder, end_ms in ends_ms.items()}
+        self._metrics.set_all("certificate_end", ends_s)
 
     async def drain(self) -> None:
         """Take no new update; return when none waits. Everything else goes on: what callers wait for comes

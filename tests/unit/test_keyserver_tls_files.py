@@ -1,15 +1,20 @@
 """TLS files are read together, and refused together; what ends soon is said in a sentence."""
 
-import dataclasses
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from operators import strange_pem
+from operators import certificate_pem, strange_pem
 
 from keyserver.config import Config, load_config
+from keyserver.frontends.doors import Doors
 from keyserver.installation import certificates, setup
+from keyserver.metrics import Metrics
 from keyserver.tls_files import DAY_MS, OWN, WARN_DAYS, expiring, read_credentials
+from keyserver.verifier_list import VerifierCertificate
 from verifier.errors import ConfigError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -55,9 +60,9 @@ def test_a_key_that_others_may_read_is_refused(config: Config) -> None:
 
 
 def test_a_missing_list_of_verifiers_is_refused(config: Config) -> None:
-    missing = dataclasses.replace(config.tls, verifier_certificates=config.data / "none.json")
+    missing = replace(config.tls, verifier_certificates=config.data / "none.json")
     with pytest.raises(ConfigError, match=r"none\.json cannot be read"):
-        read_credentials(dataclasses.replace(config, tls=missing))
+        read_credentials(replace(config, tls=missing))
 
 
 @pytest.mark.parametrize(
@@ -72,3 +77,17 @@ def test_a_missing_list_of_verifiers_is_refused(config: Config) -> None:
 def test_certificates_that_end_soon_are_named(days: int, said: str | None) -> None:
     far = NOW_MS + 400 * DAY_MS
     assert expiring({"v1": NOW_MS + days * DAY_MS, OWN: far}, NOW_MS) == ([said] if said else [])
+
+
+async def test_the_end_of_a_certificate_that_is_shown_no_more_is_not_measured(config: Config) -> None:
+    """Its alert would go on until the next start."""
+    metrics, unused = Metrics(), SimpleNamespace(not_ready=str)
+    pusher = VerifierCertificate("v1", bytes(32), bytes(32), certificate_pem("v1"))
+    before = replace(read_credentials(config), pushers=(pusher,))
+    parts: Any = (unused, unused, metrics, unused, unused)
+    doors = Doors(config, before, *parts)
+    assert 'holder="v1"' in metrics.text().decode()
+    doors.renew(replace(before, pushers=(replace(pusher, name="v2"),)))
+    ends = metrics.text().decode()
+    assert 'holder="v2"' in ends
+    assert 'holder="v1"' not in ends
