@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +19,7 @@ LOOKS = 150  # an election takes less
 
 
 class ReplicaDesk:
-    """Answers GET and POST /replicas. `own`: the name of this replica."""
+    """Answers GET and POST /replicas, and POST /hand-over. `own`: the name of this replica."""
 
     def __init__(self, parts: Parts, own: str) -> None:
         self._parts = parts
@@ -57,7 +59,7 @@ class ReplicaDesk:
         """The replicas of this moment."""
         replica = self._parts.replica
         store, state, realm = replica.store, replica.state, replica.machine.realm
-        names = {row["key_id"]: row["name"] for row in self._parts.peers.record() if row["key_id"]}
+        own = self._parts.signer.key_id.hex()
         return PresentSet(
             schema=SET_SCHEMA,
             realm_hash=realm.hash.hex(),
@@ -66,8 +68,14 @@ class ReplicaDesk:
             log_time_ms=log_time(store, state.policy),
             epoch=state.epoch,
             pending=state.next_policy is not None,
-            names={**names, self._parts.signer.key_id.hex(): self._own},
+            names={**self._others(), own: self._own},
         )
+
+    def _others(self) -> dict[str, str]:
+        """Key id -> the member that says it has it; of a key that several claim, who lies is not known."""
+        said = [(row["key_id"], row["name"]) for row in self._parts.peers.record() if row["key_id"]]
+        claims = Counter(key_id for key_id, _ in said)
+        return {key_id: name for key_id, name in said if claims[key_id] == 1}
 
 
 def _refusal(reason: str, what: str) -> Response:
