@@ -178,6 +178,7 @@ class LocalLog:
         self._standing.require_running()
         keys = [entry_key(index) for index in indices]
         async with self._rewriting:  # nobody rewrites these rows meanwhile; others may append
+            self._standing.require_running()
             return await self._uses.in_thread(lambda: self._store.compact(keys))
 
     def _rewrite(self, index: int, payload: bytes) -> None:

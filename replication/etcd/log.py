@@ -193,6 +193,7 @@ class EtcdLog:
         if not 1 <= index <= self._last:
             raise ValueError(f"the log has no entry {index}")
         async with self._rewriting:
+            self._standing.require_running()
             await self._uses.in_thread(lambda: self._copy.rewrite(index, payload))
             self._recent = ()
 
@@ -206,6 +207,7 @@ class EtcdLog:
             return self._copy.compact(indices) and erased
 
         async with self._rewriting:
+            self._standing.require_running()
             return await self._uses.in_thread(forget)
 
     def leader_hint(self) -> bool:
