@@ -1,10 +1,12 @@
-"""A member of a cluster that hears of no leader says so at once, instead of letting callers wait in vain.
+"""A member of a cluster through which nothing can be decided stands in nobody's way.
 
-Lookups go on, from epochs whose age everybody sees; updates and pushes are refused, so that clients and
-verifiers ask another replica.
+One that hears of no leader says so at once, instead of letting callers wait in vain. Lookups go on, from
+epochs whose age everybody sees; updates and pushes are refused, so that clients and verifiers ask another
+replica.
 
-And one that leads, although it may propose no epoch, lets another one lead: without that each epoch waits
-until somebody else takes it over (docs/adr/0011).
+One whose key counts no more refuses those who wait already. And one that leads, although it may propose no
+epoch, lets another one lead: without that each epoch waits until somebody else takes it over
+(docs/adr/0011, 0014).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ HAND_OVER_EVERY_S = 2.0  # in vain it costs an election's time without updates
 
 
 class Majority:
-    """Watches for a leader. On the trio thread."""
+    """Watches whether anything can be decided here, and who leads. On the trio thread."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Majority:
             await trio.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Hold the proposer, or let it go on."""
+        """Hold the proposer or let it go on, refuse who waits in vain, let others lead."""
         why = self.missing()
         if why:
             self._proposer.hold(HOLDER, why)
@@ -80,10 +82,13 @@ class Majority:
         quiet_s = now - self._leader_seen
         if quiet_s < LEADERLESS_S:
             return ""
-        state = self._replica.state
-        age_s = max(self._clock() - state.issue_time_ms, 0) // 1000
         since = "since the start" if math.isinf(quiet_s) else f"for {quiet_s:.0f} s"
-        return (
-            f"no majority: no leader was heard of {since}. Lookups are answered from epoch "
-            f"{state.signed_epoch}; the newest head is {age_s} s old"
-        )
+        return f"no majority: no leader was heard of {since}. {self._answers()}"
+
+    def _answers(self) -> str:
+        """What callers who only read can still have here."""
+        state = self._replica.state
+        if not state.signed_epoch:
+            return "No epoch is known here yet"
+        age_s = max(self._clock() - state.issue_time_ms, 0) // 1000
+        return f"Lookups are answered from epoch {state.signed_epoch}; the newest head is {age_s} s old"

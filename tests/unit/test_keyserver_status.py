@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from keyserver.machine.state import Machine, genesis_state
 from keyserver.metrics import Metrics
 from keyserver.peers.majority import HAND_OVER_EVERY_S, HOLDER, LEADERLESS_S, Majority
 from keyserver.run import Parts
@@ -104,6 +106,15 @@ async def test_without_a_majority_it_takes_nothing_and_says_how_old_its_answers_
         log.shown = FOLLOWING
         watch.look()
         assert parts.proposer.held == ""
+
+
+def test_a_member_that_knows_no_epoch_yet_speaks_of_none() -> None:
+    log = Log()
+    log.shown = replace(FOLLOWING, role="candidate", leader_name="")
+    replica, unused = SimpleNamespace(state=genesis_state(Machine(SMALL.realm, 1))), SimpleNamespace()
+    parts: Any = (log, unused, replica)
+    why = Majority(*parts, lambda: 1_795_370_051_000, lambda: 0.0).missing()
+    assert why == "no majority: no leader was heard of since the start. No epoch is known here yet"
 
 
 async def test_who_leads_and_may_not_propose_lets_another_one_lead(tmp_path: Path) -> None:
