@@ -59,10 +59,11 @@ class Connections:
 
 def hang_up(connection: str) -> bool:
     """Shut down the socket of a gRPC peer such as "ipv4:192.0.2.1:40000"; whether it was there."""
-    for found in Connections().look():
-        if found.name == connection:
-            found.shut()
-            return True
+    with contextlib.suppress(OSError):  # no descriptor left to look with
+        for found in Connections().look():
+            if found.name == connection:
+                found.shut()
+                return True
     return False
 
 
@@ -91,10 +92,14 @@ class Doorkeeper:
     def look(self) -> int:
         """Count, and cut what is too much; the number of connections cut."""
         ports = set(self._ports())
+        try:
+            there = self._connections.look()
+        except OSError:  # no descriptor left to look with: the next look may have one
+            return 0
         self._looks += 1
         networks: defaultdict[str, list[tuple[int, Connection]]] = defaultdict(list)
         seen: dict[Connection, int] = {}
-        for found in self._connections.look():
+        for found in there:
             if found.port in ports:
                 first = seen[found] = self._seen.get(found, self._looks)
                 networks[network_of(found.name)].append((first, found))
