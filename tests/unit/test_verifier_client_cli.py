@@ -76,7 +76,12 @@ def test_exit_1_a_bug_without_a_traceback(shell: Shell, monkeypatch: pytest.Monk
         ("update", OTHER, "--rotate"),
         ("identity", "export", USER),
         ("context", "use", "unknown"),
+        ("context", "add", "a..b:4625"),
+        ("context", "add", "x" * 300),
+        ("register", USER, "--key", "ssh=~nobody-of-that-name/id.pub"),
+        ("verify", "/dev/null", "--at", "9" * 5000),
     ],
+    ids=lambda arguments: " ".join(arguments)[:60],
 )
 def test_exit_2_usage_or_configuration(shell: Shell, arguments: tuple[str, ...]) -> None:
     run = shell(*arguments)

@@ -1,5 +1,6 @@
 """The command e2eks: publishing, changing and ending entries, identities and contexts."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -182,3 +183,11 @@ def test_an_address_is_trusted_by_fingerprint_alone(shell: Shell, monkeypatch: p
     assert realms.fingerprint(REALM) in run.stderr
     trusted = ("--fingerprint", realms.fingerprint(REALM))
     assert shell("context", "add", "ks.example.test", "--name", "second", *trusted).exit == 0
+
+
+def test_who_stops_reading_is_no_bug(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("verifier.client.session.Session.write", gone)
+    assert shell("context", "list", "-o", "json").stderr == ""

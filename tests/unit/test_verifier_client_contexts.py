@@ -131,6 +131,15 @@ def test_files_lie_in_the_xdg_folders_or_below_one_home(tmp_path: Path) -> None:
     assert {own.config, own.data, own.state} == {tmp_path}
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(ConfigError, match="E2EKS_HOME"):
+        Places.from_environment({})
+
+
 def test_settings_are_strict(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     assert read_settings(path, required=False) == {}

@@ -46,13 +46,14 @@ def add(
     e2eks context add realm.json
     e2eks context add ks.example.org:4625 --fingerprint E2EKS1-…
     """
+    import os.path
     from pathlib import Path
 
     from verifier import realm as realms
     from verifier.client.contexts import Context, read_quorum, read_realm
 
-    path = Path(source)
-    realm = read_realm(path) if path.exists() else _fetched(session, source, fingerprint)
+    is_file = os.path.exists(source)  # Path.exists raises for what cannot be the name of a file
+    realm = read_realm(Path(source)) if is_file else _fetched(session, source, fingerprint)
     own = read_quorum(Path(quorum)) if quorum else None
     added = Context(name or realm.name, realm, own)
     session.contexts.add(added, fingerprint=fingerprint, allow_split_view=allow_split_view)

@@ -6,6 +6,7 @@ import click
 
 from verifier.client.session import Command, Session, with_session
 
+MAX_U64_DIGITS = 20
 FILE_BYTES = 8 * 1024 * 1024  # what is read of a file before its size alone shows that it is none
 
 
@@ -152,7 +153,7 @@ def parse_time(text: str) -> int:
     """Unix milliseconds of a time in Unix milliseconds or RFC 3339. Raises click.UsageError."""
     from datetime import datetime
 
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= MAX_U64_DIGITS:
         return int(text)
     try:
         time = datetime.fromisoformat(text)

@@ -161,6 +161,7 @@ def revoke(session: Session, user: str, certificate: str | None, yes: bool) -> N
 
 def read_keys(pairs: Sequence[str]) -> dict[str, bytes]:
     """Application -> exact bytes of the file. Raises click.UsageError, ConfigError."""
+    import os.path
     import sys
     from pathlib import Path
 
@@ -175,7 +176,7 @@ def read_keys(pairs: Sequence[str]) -> dict[str, bytes]:
         if name == "-":
             data = sys.stdin.buffer.read(limits.PROFILE_BYTES + 1)
         else:
-            data = files.read_file(Path(name).expanduser(), limits.PROFILE_BYTES, "key")
+            data = files.read_file(Path(os.path.expanduser(name)), limits.PROFILE_BYTES, "key")
         if any(mark in data for mark in SECRET_MARKS):
             raise ConfigError(f"{name} holds a private key; publish the public one")
         keys[app] = data

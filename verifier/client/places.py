@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +25,14 @@ class Places:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Places:
-        """E2EKS_HOME if set, else the XDG folders of the user."""
+        """E2EKS_HOME if set, else the XDG folders of the user. Raises ConfigError."""
         if own := environ.get("E2EKS_HOME"):
-            home = Path(own).expanduser()
+            home = Path(os.path.expanduser(own))
             return cls(home, home, home)
-        home = Path(environ.get("HOME") or Path.home())
+        try:
+            home = Path(environ.get("HOME") or Path.home())
+        except RuntimeError:
+            raise ConfigError("this user has no home folder; set HOME, or E2EKS_HOME") from None
 
         def xdg(name: str, default: str) -> Path:
             value = environ.get(name, "")

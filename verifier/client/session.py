@@ -250,6 +250,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
             raise
+        except BrokenPipeError:  # who reads has read enough: click ends without a word
+            raise
         except Exception as error:
             if os.environ.get("E2EKS_DEBUG"):
                 raise

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from verifier import encoding, limits
 from verifier.client.outcome import Unreachable
-from verifier.errors import Reason, Refused
+from verifier.errors import ConfigError, Malformed, Reason, Refused
 
 SERVICE = "/e2eks.v1.Keyserver/"
 DEFAULT_PORT = 4625
@@ -171,7 +171,8 @@ def plain(text: str) -> str:
 def fetch_realm_json(address: str, timeout_s: float) -> bytes:
     """What the server at `address` publishes as its realm.json, over TLS with whatever certificate it shows.
 
-    Authenticated by nothing: the caller compares the realm's fingerprint. Raises Refused, Unreachable.
+    Authenticated by nothing: the caller compares the realm's fingerprint. Raises Refused, Unreachable,
+    ConfigError for what is no address.
     """
     target = with_port(address)
     host, _, port = target.rpartition(":")
@@ -179,7 +180,13 @@ def fetch_realm_json(address: str, timeout_s: float) -> bytes:
         shown = ssl.get_server_certificate((host.strip("[]"), int(port)), timeout=timeout_s)
     except OSError as error:
         raise Unreachable(f"{address}: {error}") from None
+    except (ValueError, OverflowError):
+        what = f"{address!r} is neither a file nor the address of a keyserver, as in ks.example.org:4625"
+        raise ConfigError(what) from None
     with GrpcTransport([target], tls_roots_pem=[shown], timeout_s=timeout_s) as transport:
         raw = transport.call(target, "GetRealm", b"")
-    message = encoding.parse(client_pb2.GetRealmResponse, raw, ANSWER_BYTES, "realm answer")
+    try:
+        message = encoding.parse(client_pb2.GetRealmResponse, raw, ANSWER_BYTES, "realm answer")
+    except Malformed as error:
+        raise Unreachable(f"{address}: what answers is no keyserver: {error}") from None
     return message.realm_json
