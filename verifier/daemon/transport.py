@@ -29,7 +29,7 @@ MESSAGE_BYTES = 2 * limits.VERIFIER_STEPS_BYTES  # the steps of a message, and i
 GET_TIMEOUT_S = 10.0
 # Until a connection stands, TLS included: room for a lost packet, and no more, because the system of a
 # process that is stopped goes on taking connections, and the next address may answer at once.
-CONNECT_MS = 2_000
+CONNECT_MS = 3_000
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
