@@ -51,11 +51,14 @@ class Turnstile:
         owing = frozenset(self._arrivals.count(came)[:NETWORKS])
         if owing == self._unheard:
             return
+        try:
+            for listener in listening(self._ports):
+                turn_deaf(listener, sorted(owing))
+        except OSError:  # no descriptor left to find them with: they are sought again at the next call
+            return
         for _ in owing - self._unheard:
             self._observe()
         self._unheard = owing
-        for listener in listening(self._ports):
-            turn_deaf(listener, sorted(owing))
 
 
 def turn_deaf(listener: socket.socket, networks: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from keyserver.frontends import deafness
 from keyserver.frontends.connections import Connection, Doorkeeper
 from keyserver.frontends.deafness import NETWORKS, Turnstile, program, turn_deaf
 from keyserver.rate_limits import Arrivals, Rate
@@ -162,6 +163,24 @@ def test_a_network_that_connects_too_often_is_unheard_until_it_has_paid(listener
     for ours, theirs in pairs:
         ours.close()
         theirs.close()
+
+
+def test_listeners_that_cannot_be_found_now_are_turned_deaf_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left to look with, just when somebody connects too often."""
+    sought, told = list[int](), list[int]()
+
+    def find(_: object) -> list[socket.socket]:
+        sought.append(1)
+        if len(sought) == 1:
+            raise OSError
+        return []
+
+    monkeypatch.setattr(deafness, "listening", find)
+    turnstile = Turnstile(Arrivals(Rate(1, 1), seconds=Clock()), [1], lambda: told.append(1))
+    for came in ([Connection(9, number, f"ipv4:192.0.2.1:{number}", 1) for number in range(2)], [], []):
+        turnstile.see(came)
+    assert len(sought) == 2
+    assert told == [1]
 
 
 def test_connections_of_other_listeners_are_not_counted() -> None:
