@@ -24,6 +24,8 @@ from verifier.errors import ConfigError
 from verifier.files import check_private, read_file, read_secret, write_new
 
 AUTHORITY_BYTES = 64 * 1024
+# Elsewhere they would be the present member's, on this host.
+IN_THE_FOLDER = {"data": "data", "sign_once_register": "sign-once.register"}
 
 
 def new_replica(config: Config, replica: Replica, authorities: Path, now: datetime) -> Path:
@@ -53,8 +55,8 @@ def new_replica(config: Config, replica: Replica, authorities: Path, now: dateti
     )
     try:
         made = fill(folder, contents, now)
-        _copy_registration(config, folder)
-        if load_config(made).replica_name != replica.name:
+        _copy_beside(config, folder)
+        if not _is_its_own(load_config(made), replica.name):
             raise ConfigError(
                 f"{config.path} is written in another way: write that of {replica.name} by hand"
             )
@@ -73,7 +75,8 @@ def _toml(config: Config, replica: Replica, ports: Ports) -> str:
             host, _ = split_address(old, port.name)
             new = address(host, getattr(ports, port.name))
             text = re.sub(rf'(?m)^{port.name} = "{re.escape(old)}"', f'{port.name} = "{new}"', text, count=1)
-    text = re.sub(r'(?m)^replica = "[^"]*"', f'replica = "{replica.name}"', text, count=1)
+    for name, value in {"replica": replica.name, **IN_THE_FOLDER}.items():
+        text = re.sub(rf'(?m)^{name} = "[^"]*"', f'{name} = "{value}"', text, count=1)
     member = MemberTable(address(replica.host, ports.peers), address(replica.host, ports.replication))
     return with_table(text, replica.name, member)
 
@@ -99,8 +102,17 @@ def _authority(folder: Path, name: str) -> Certified:
         raise ConfigError(f"{certificate} and {key} are not an authority and its key") from None
 
 
-def _copy_registration(config: Config, folder: Path) -> None:
-    """Authorities of registrations that lie in the present member's folder."""
+def _copy_beside(config: Config, folder: Path) -> None:
+    """The realm file and authorities of registrations, if they lie in the present member's folder."""
+    if config.realm_file.parent == config.path.parent:
+        write_new(folder / config.realm_file.name, config.realm_json)
     for method in config.registration.client_certificate:
         if method.ca.parent == config.path.parent:
             write_new(folder / method.ca.name, read_file(method.ca, CONFIG_BYTES, "certificate authority"))
+
+
+def _is_its_own(made: Config, name: str) -> bool:
+    """Has it the name, and nothing outside its folder that only one replica may use?"""
+    only_one = (made.data, made.sign_once_register, made.head_key, made.tls.key)
+    folder = made.path.parent
+    return made.replica_name == name and all(path.is_relative_to(folder) for path in only_one)

@@ -1,6 +1,7 @@
 """A change of the replicas as operators carry it around: what each command writes and refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,47 @@ def test_a_new_replica_has_a_folder_keys_and_settings_of_its_own(
     with pytest.raises(ConfigError, match="not the key of a replica"):
         own.sign_once_register.unlink()
         load_signer(own)
+
+
+def deployed(config: Config, state: Path, **settings: str) -> Config:
+    """As deploy/README.md has it: the realm file beside the configuration, data and register elsewhere."""
+    state.mkdir()
+    config.realm_file.rename(config.path.parent / "realm.json")
+    config.sign_once_register.rename(state / "register")
+    text = config.path.read_text()
+    places = {
+        "realm": "realm.json",
+        "data": str(state / "data"),
+        "sign_once_register": str(state / "register"),
+    }
+    for name, place in (places | settings).items():
+        text, found = re.subn(rf'(?m)^{name} = "[^"]*"', f'{name} = "{place}"', text)
+        assert found == 1
+    config.path.write_text(text)
+    return load_config(config.path)
+
+
+def test_a_new_replica_takes_no_file_of_the_configured_one_for_its_own(
+    configs: list[Config], tmp_path: Path
+) -> None:
+    config = deployed(configs[0], tmp_path / "state")
+    own = load_config(
+        new_replica.new_replica(config, Replica("r4", "d.example.org"), tmp_path / "realm" / "ca", NOW)
+    )
+    check_files(own)
+    load_signer(own)
+    folder = own.path.parent
+    assert (own.data, own.sign_once_register) == (folder / "data", folder / "sign-once.register")
+    assert (folder / "realm.json").read_bytes() == config.realm_json
+
+
+def test_a_new_replica_whose_secrets_would_be_the_configured_ones_is_not_made(
+    configs: list[Config], tmp_path: Path
+) -> None:
+    config = deployed(configs[0], tmp_path / "state", head=str(configs[0].head_key))
+    with pytest.raises(ConfigError, match="by hand"):
+        new_replica.new_replica(config, Replica("r4", "d.example.org"), tmp_path / "realm" / "ca", NOW)
+    assert not (tmp_path / "realm" / "replicas" / "r4").exists()
 
 
 @pytest.mark.parametrize("name", ["r2", "R4", "../r4"])
