@@ -86,19 +86,9 @@ class TableSet:
         return table
 
     @classmethod
-    def kind_of(cls, key: bytes) -> Kind:
-        """Return the kind of the row under `key`. Raises ValueError as table_of does."""
-        return cls.table_of(key).kind
-
-    @classmethod
     def by_kind(cls, writes: Mapping[bytes, bytes | None]) -> dict[Kind, dict[bytes, bytes | None]]:
         """Return the writes of each kind, in key order. Raises ValueError for a key of no table."""
         found: dict[Kind, dict[bytes, bytes | None]] = {kind: {} for kind in Kind}
         for key in sorted(writes):
             found[cls.table_of(key).kind][key] = writes[key]
         return found
-
-    @classmethod
-    def only(cls, kind: Kind, writes: Mapping[bytes, bytes | None]) -> dict[bytes, bytes | None]:
-        """Return the writes of one kind, in key order. Raises ValueError for a key of no table."""
-        return {key: writes[key] for key in sorted(writes) if cls.table_of(key).kind is kind}

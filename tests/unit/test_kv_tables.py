@@ -17,8 +17,8 @@ def test_a_table_takes_its_name_from_the_attribute() -> None:
 
 
 def test_the_kind_of_a_row_follows_from_its_first_byte() -> None:
-    assert Example.kind_of(b"e\x00\x01") is Kind.REPLICATED
-    assert Example.kind_of(b"n") is Kind.PRIVATE
+    assert Example.table_of(b"e\x00\x01").kind is Kind.REPLICATED
+    assert Example.table_of(b"n").kind is Kind.PRIVATE
     assert Example.table_of(b"\xfe1") == Example.PAGES
 
 
@@ -27,16 +27,15 @@ def test_a_key_of_no_table_is_refused(key: bytes) -> None:
     with pytest.raises(ValueError):
         Example.table_of(key)
     with pytest.raises(ValueError):
-        Example.only(Kind.LOCAL, {key: b""})
+        Example.by_kind({key: b""})
 
 
 def test_writes_of_one_kind_come_in_key_order() -> None:
-    writes: dict[bytes, bytes | None] = {b"e2": None, b"n1": b"x", b"e1": b"y", b"\xfe": b"z"}
-    assert list(Example.only(Kind.REPLICATED, writes).items()) == [(b"e1", b"y"), (b"e2", None)]
-    assert list(Example.only(Kind.PRIVATE, writes)) == [b"n1"]
-    assert Example.by_kind(writes) == {kind: Example.only(kind, writes) for kind in Kind}
-    with pytest.raises(ValueError):
-        Example.by_kind({b"x": b""})
+    writes: dict[bytes, bytes | None] = {b"e2": None, b"n1": b"x", b"e1": b"y"}
+    by_kind = Example.by_kind(writes)
+    assert list(by_kind[Kind.REPLICATED].items()) == [(b"e1", b"y"), (b"e2", None)]
+    assert by_kind[Kind.PRIVATE] == {b"n1": b"x"}
+    assert by_kind[Kind.LOCAL] == {}
 
 
 def test_two_tables_with_one_prefix_are_refused() -> None:
@@ -47,8 +46,8 @@ def test_two_tables_with_one_prefix_are_refused() -> None:
 def test_a_subclass_adds_tables_and_cannot_take_a_prefix_or_name() -> None:
     more = type("More", (Example,), {"MORE": Table(b"m", Kind.LOCAL)})
     assert issubclass(more, TableSet)
-    assert more.kind_of(b"m") is Kind.LOCAL
-    assert more.kind_of(b"e") is Kind.REPLICATED
+    assert more.table_of(b"m").kind is Kind.LOCAL
+    assert more.table_of(b"e").kind is Kind.REPLICATED
     with pytest.raises(ValueError):
         Example.table_of(b"m")
     with pytest.raises(ValueError):
@@ -66,8 +65,8 @@ def test_a_prefix_is_one_byte_with_room_above(prefix: bytes) -> None:
 def test_two_sets_do_not_see_each_other() -> None:
     other = type("Other", (TableSet,), {"A": Table(b"e", Kind.LOCAL)})
     assert issubclass(other, TableSet)
-    assert other.kind_of(b"e") is Kind.LOCAL
-    assert Example.kind_of(b"e") is Kind.REPLICATED
+    assert other.table_of(b"e").kind is Kind.LOCAL
+    assert Example.table_of(b"e").kind is Kind.REPLICATED
 
 
 def test_keys_and_spans_of_a_table() -> None:
