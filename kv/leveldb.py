@@ -266,16 +266,21 @@ def _open(path: str, create: bool, cache_bytes: int) -> Any:
         raise StorageError(f"the store in {path} cannot be opened: {text}") from error
 
 
-def _make_directory(path: str) -> None:
-    """Create the directory, private to its owner, and sync its parent: LevelDB syncs only its inside."""
+def _make_directory(path: str, mode: int = 0o700) -> None:
+    """Create the directory, private to its owner, and what is missing above it; sync the name of each.
+
+    LevelDB syncs only what is inside.
+    """
     if os.path.isdir(path):
         return
-    os.makedirs(path, mode=0o700)
-    parent = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    parent = os.path.dirname(os.path.abspath(path))
+    _make_directory(parent, 0o777)
+    os.mkdir(path, mode)
+    opened = os.open(parent, os.O_RDONLY)
     try:
-        os.fsync(parent)
+        os.fsync(opened)
     finally:
-        os.close(parent)
+        os.close(opened)
 
 
 def _text(error: Exception) -> str:

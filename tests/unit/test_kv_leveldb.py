@@ -1,5 +1,6 @@
 """The store on disk against what disks, processes and threads do to it."""
 
+import os
 import random
 import shutil
 import signal
@@ -79,6 +80,15 @@ def test_a_missing_store_is_not_made_when_one_is_expected(tmp_path: Path) -> Non
 def test_a_new_directory_is_private(tmp_path: Path) -> None:
     LevelDBStore(tmp_path / "data").close()
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_every_name_on_the_way_to_a_new_directory_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    LevelDBStore(tmp_path / "a" / "b" / "data").close()
+    assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
