@@ -77,7 +77,7 @@ def test_the_level_in_force_decides() -> None:
         before = replica.position
         outcome = replica.commit(payload)
         assert not outcome.refused
-        writes = Tables.only(Kind.REPLICATED, outcome.writes)
+        writes = Tables.by_kind(outcome.writes)[Kind.REPLICATED]
         verdicts = digest.applied_verdicts(outcome.verdicts)
         expected = digest.next_digest(before.digest, before.index + 1, payload, verdicts, encode(writes))
         assert outcome.position.digest == expected

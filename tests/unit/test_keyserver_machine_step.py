@@ -140,7 +140,7 @@ def test_the_public_part_alone_decides(replica: Replica) -> None:
     outcomes = [apply(*given, payload) for payload in (full, commands.public_part(full))]
     assert outcomes[0].position == outcomes[1].position
     assert outcomes[0].verdicts == outcomes[1].verdicts
-    private = Tables.only(Kind.PRIVATE, outcomes[0].writes)
+    private = Tables.by_kind(outcomes[0].writes)[Kind.PRIVATE]
     assert private
     assert {**outcomes[1].writes, **private} == outcomes[0].writes
 
@@ -171,7 +171,7 @@ def test_the_digest_leaves_out_private_and_local_rows(replica: Replica) -> None:
     made = draft(replica.realm, alice, endorsers=replica.endorsers)
     outcome = replica.commit(replica.entry(made.command, parts=(made.part,)))
     public = commands.public_part(replica.log[-1])
-    replicated = Tables.only(Kind.REPLICATED, outcome.writes)
+    replicated = Tables.by_kind(outcome.writes)[Kind.REPLICATED]
     assert len(replicated) < len(outcome.writes)
     expected = digest.next_digest(digest.GENESIS, 1, public, b"\x00", digest.encode_writes(replicated))
     assert outcome.position.digest == expected
