@@ -12,7 +12,6 @@ UNREACHABLE = 5
 REFUSED = 6
 NOT_RATIFIED = 7
 CONFLICT = 8
-INTERRUPTED = 130  # by a signal of the keyboard, as shells have it
 
 
 class Unreachable(E2eksError):

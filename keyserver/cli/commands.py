@@ -63,7 +63,7 @@ def keyserver() -> None:
     "replicas",
     multiple=True,
     metavar="NAME=HOST",
-    help="A replica and the host it is reached by: one, three or five of them. [default: r1=localhost]",
+    help="A replica and the host it is reached by: one, three, five or seven. [default: r1=localhost]",
 )
 @click.option("--domain", "domains", multiple=True, help="Domain of user ids. [default: the realm's name]")
 @click.option("--listen", "listen_host", default="", metavar="HOST", help="Address to listen on.")
@@ -304,7 +304,7 @@ def run(arguments: list[str]) -> int:
         result = keyserver.main(arguments, prog_name="keyserver", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
-        return 130
+        return 130  # by a signal of the keyboard, as shells have it
     except click.ClickException as error:
         error.show()
         return 2

@@ -11,8 +11,6 @@ from typing import Final
 
 from verifier.errors import Reason
 
-INTERNAL_CODES = 64  # codes from here on say what replicas and verifiers did wrong; no user causes them
-
 
 class Halt(Exception):
     """This replica cannot go on: its storage failed, or its rows contradict each other."""
@@ -49,7 +47,7 @@ class Code(IntEnum):
     EPOCH_PENDING = 18
     RATE_LIMITED = 19
     NOT_READY = 20
-    # Whole entries.
+    # From 64 on: what replicas and verifiers did wrong; no user causes it. Whole entries.
     BAD_ENVELOPE = 64  # not a log entry in its deterministic encoding, or beyond a limit
     WRONG_RULES = 65
     UNKNOWN_REPLICA = 66  # not a key of P(epoch + 1), nor one that leaves and still owes its signature

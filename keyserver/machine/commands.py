@@ -387,8 +387,3 @@ def endorsement_message(
     """The 32 bytes that an endorsing replica signs (contract section 3)."""
     not_after = not_after_ms.to_bytes(8, "big")
     return hashing.tagged("e2eks/1/endorse", realm_hash, private_hash, index, entry_hash, proof_id, not_after)
-
-
-def proof_id(method: str, *parts: bytes) -> bytes:
-    """The 32 bytes that identify a registration proof of `method` (ASCII) by what cannot be varied in it."""
-    return hashing.tagged("e2eks/1/proof-id", method.encode("ascii"), *parts)

@@ -18,17 +18,15 @@ from keyserver.machine.rows import (
     known_head_row,
     parse_row,
 )
-from keyserver.machine.state import ReplicaState
 from keyserver.machine.tables import Tables
 from kv.interface import Reader
 from kv.keys import from_u64, u64
-from verifier import encoding, limits, policy
+from verifier import encoding, limits
 from verifier.errors import Reason, Refused
 from verifier.merkle import history, tree
 from verifier.types import (
     AuthorizationPolicy,
     EpochHead,
-    QuorumExpr,
     Ratification,
     Realm,
     Signature,
@@ -83,26 +81,6 @@ def signers_at(reader: Reader, epoch: int) -> frozenset[bytes]:
     return replica_signers(reader, epoch).union(key_id for key_id, _ in rows)
 
 
-def newest_head(reader: Reader, state: ReplicaState) -> EpochHead | None:
-    """The newest head that has its majority, or None before the first."""
-    return head_at(reader, state.signed_epoch) if state.signed_epoch else None
-
-
-def newest_satisfying(
-    reader: Reader, state: ReplicaState, quorum: QuorumExpr, not_before_ms: int
-) -> int | None:
-    """The newest epoch, of those with their majority, whose stored signatures satisfy `quorum`.
-
-    Looks back no further than heads issued at `not_before_ms` or after; None if none of them will do.
-    """
-    for epoch in range(state.signed_epoch, 0, -1):
-        if head_at(reader, epoch).issue_time_ms < not_before_ms:
-            return None
-        if policy.satisfied(quorum, signers_at(reader, epoch)):
-            return epoch
-    return None
-
-
 def newest_ratified(reader: Reader, key_id: bytes) -> int:
     """The newest epoch with a stored ratification by this verifier; 0 if the newest rows have none."""
     start, stop = Tables.RATIFICATIONS.span()
@@ -111,12 +89,6 @@ def newest_ratified(reader: Reader, key_id: bytes) -> int:
         if key.endswith(key_id):
             return from_u64(epoch)
     return 0
-
-
-def newest_signed_by(reader: Reader, state: ReplicaState, key_id: bytes, not_before_ms: int) -> int | None:
-    """The newest epoch as above that this replica or verifier signed."""
-    quorum = QuorumExpr(threshold=1, candidates=(key_id,))
-    return newest_satisfying(reader, state, quorum, not_before_ms)
 
 
 def policy_heads(reader: Reader, from_epoch: int) -> list[bytes]:

@@ -10,6 +10,7 @@ from e2eks.v1 import types_pb2
 from workload.cast import Key, User, derive, draft, erasure
 from workload.replica import Replica
 
+from keyserver.admission.proof_id import proof_id
 from keyserver.machine import commands, private_parts
 from keyserver.machine.codes import CODE_OF, Code, reason_of
 from keyserver.machine.commands import (
@@ -233,7 +234,7 @@ def test_the_signed_messages_are_those_of_the_contract() -> None:
     endorsed = commands.endorsement_message(realm_hash, *parts, 258)
     assert endorsed == hashing.tagged("e2eks/1/endorse", realm_hash, *parts, bytes(6) + b"\x01\x02")
     proof = hashing.tagged("e2eks/1/proof-id", b"dkim", b"d", b"s")
-    assert commands.proof_id("dkim", b"d", b"s") == proof
+    assert proof_id("dkim", b"d", b"s") == proof
 
 
 def test_every_public_reason_has_one_code_and_every_code_a_public_reason() -> None:

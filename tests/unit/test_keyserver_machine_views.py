@@ -19,7 +19,6 @@ from verifier.consistency import continues
 from verifier.errors import Reason, Refused
 from verifier.merkle.proof import root_from_path
 from verifier.merkle.tree import PageCache
-from verifier.types import QuorumExpr
 
 
 @pytest.fixture(scope="module")
@@ -108,39 +107,17 @@ def test_entries_of_an_index_by_epoch(history: tuple[Replica, list[User]]) -> No
     assert not views.is_pending(replica.store, users[3].index)
 
 
-def one_of(*key_ids: bytes) -> QuorumExpr:
-    return QuorumExpr(threshold=len(key_ids), candidates=key_ids)
-
-
-def test_newest_satisfying_is_the_newest_with_those_signatures() -> None:
+def test_the_newest_epoch_a_verifier_ratified() -> None:
     replica = Replica()
     verifier = replica.verifiers[0]
     replica.admit(verifier)
-    quorum = one_of(replica.replicas[0].id, verifier.id)
-    assert views.newest_satisfying(replica.store, replica.state, quorum, 0) is None
-    assert views.newest_head(replica.store, replica.state) is None
-    issued = [replica.close_epoch().issue_time_ms for _ in range(4)]
+    for _ in range(4):
+        replica.close_epoch()
+    assert views.newest_ratified(replica.store, verifier.id) == 0
     for epoch in (1, 3):
         replica.run(replica.ratification(verifier, replica.head(epoch).encoded))
-    given = (replica.store, replica.state)
-    assert views.newest_satisfying(*given, quorum, 0) == 3
-    assert views.newest_satisfying(*given, quorum, issued[2]) == 3
-    assert views.newest_satisfying(*given, quorum, issued[2] + 1) is None
-    assert views.newest_satisfying(*given, one_of(derive("nobody")), 0) is None
-    assert views.newest_signed_by(*given, verifier.id, 0) == 3
-    assert views.newest_signed_by(*given, replica.replicas[0].id, 0) == 4
-    head = views.newest_head(*given)
-    assert head is not None
-    assert head.epoch == 4
-
-
-def test_an_unsigned_head_is_not_the_newest() -> None:
-    replica = Replica()
-    replica.close_epoch()
-    replica.delimit()
-    head = views.newest_head(replica.store, replica.state)
-    assert head is not None
-    assert head.epoch == 1
+    assert views.newest_ratified(replica.store, verifier.id) == 3
+    assert views.newest_ratified(replica.store, replica.replicas[0].id) == 0
 
 
 def test_a_signed_head_carries_only_wanted_signatures() -> None:
