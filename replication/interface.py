@@ -4,13 +4,13 @@ Guarantees
 * Order: committed entries are numbered 1, 2, 3 … without gaps, equal on all replicas and for ever.
 * Durability: what committed() has handed out is still there after any crash, and is handed out again to
   whoever starts from an earlier index.
-* A propose() that returns has handed its payload to the log durably. One that raises or is cancelled may
-  still be committed, once: proposers repeat themselves with payloads that may safely be committed twice.
+* A propose() that returns has its payload committed. One that raises or is cancelled may still be committed,
+  once, now or later: proposers repeat themselves with payloads that may safely be committed twice.
 * Storage: any failed read or write raises StorageError, from then on out of every call. The process must
   halt (see kv.interface).
 
-Not guaranteed: that a returned payload is committed (its leader may be lost), when, or in which order
-relative to proposals that were under way at the same time. leader_hint() is only a hint.
+Not guaranteed: when a payload is committed, nor in which order relative to proposals that were under way at
+the same time; nor that committed() or read() of this replica has it already. leader_hint() is only a hint.
 
 An engine is constructed with `public_part`, a total function from a payload to the part of it that decides.
 Its hash chain is over public parts alone, so that private parts can be blanked later.
@@ -34,10 +34,10 @@ class ReplicatedLog(Protocol):
         ...
 
     async def propose(self, payload: bytes) -> None:
-        """Ask for `payload` to be committed; return when it is accepted durably.
+        """Ask for `payload` to be committed; return when it is: durably, by a majority of a cluster.
 
-        In a cluster that is when it is committed. Raises PayloadTooLarge, LogOverloaded, LogNotRunning,
-        NoLeader, ProposalLost (it may be committed or not), StorageError.
+        Raises PayloadTooLarge, LogOverloaded, LogNotRunning, NoLeader, ProposalLost (it may be committed or
+        not), StorageError.
         """
         ...
 

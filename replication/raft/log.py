@@ -150,10 +150,6 @@ class RaftLog:
         trio.lowlevel.spawn_system_task(self._live, listeners)
 
     async def propose(self, payload: bytes) -> None:
-        """As ReplicatedLog.propose, but return only when the payload is committed.
-
-        Raises, besides: NoLeader, ProposalLost.
-        """
         self._standing.require_running()
         require_size(payload)
         if self._waiting_bytes + len(payload) > WAITING_BYTES_MAX:
