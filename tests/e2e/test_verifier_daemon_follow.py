@@ -156,6 +156,15 @@ def test_a_replica_that_is_stopped_is_left_before_its_calls_are_overdue(tmp_path
         stream.cancel()
 
 
+def test_a_stream_whose_time_is_over_says_so(tmp_path: Path) -> None:
+    with realm_with_verifier(tmp_path, 1) as (keyserver, folder), OpenVerifier(folder) as opened:
+        stream = Keyserver(keyserver.verification, opened.credentials()).follow(1, timeout_s=1.0)
+        while stream.read() is not None:
+            assert not stream.overdue
+        assert stream.overdue
+        stream.cancel()
+
+
 async def test_a_replica_that_says_nothing_new_is_left_for_the_next(tmp_path: Path) -> None:
     with realm_with_verifier(tmp_path, 2) as (keyserver, folder), OpenVerifier(folder) as opened:
         parts = opened.parts()

@@ -59,6 +59,8 @@ def _replay(
                     raise Misbehaved(outcome.stop)
                 store.write(outcome.writes)
                 progress(state)
+            if stream.overdue:  # there may be more: what was read says nothing about the rest
+                raise Unreachable(f"the keyserver stopped sending after step {state.next_index - 1}")
         finally:
             stream.cancel()
         if state.next_index - start < PAGE_STEPS:

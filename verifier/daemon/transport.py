@@ -87,6 +87,7 @@ class Stream:
     """VerifierSteps messages as bytes."""
 
     def __init__(self, channel: grpc.Channel, start: int, page_size: int, timeout_s: float) -> None:
+        self.overdue = False  # whether it ended because its time was over
         self._channel = channel
         request = verification_pb2.VerifierStreamRequest(start=start, page_size=page_size)
         call: Any = channel.unary_stream(STREAM, None, None)
@@ -102,6 +103,7 @@ class Stream:
             return next(self._messages, None)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.overdue = True
                 return None
             raise _failure(error) from None
 
