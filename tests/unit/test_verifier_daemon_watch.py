@@ -1,21 +1,29 @@
-"""A verifier at work, its waits counted on a virtual clock."""
+"""A verifier at work, how often it asks, and what it offers."""
 
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import trio
 import trio.testing
-from streams.build import START_MS, Stream
+from streams.build import START_MS, Stream, steps_message
+from streams.folder import FAST
 from streams.memory_ends import MemoryMessages, MemorySource, MemoryTarget
 from streams.realms import party
 
 from kv.memory import MemoryStore
 from verifier.daemon.config import Times
+from verifier.daemon.failures import CallRefused
 from verifier.daemon.outbox import Outbox
 from verifier.daemon.watch import Daemon, Parts
+from verifier.errors import Reason
 from verifier.signonce import SignOnceRegister
 
 OWNER = party(1, "verifier-0")
+DEADLINE_S = 60.0
 
 
 class SilentSource(MemorySource):
@@ -30,28 +38,73 @@ class SilentSource(MemorySource):
         return super().follow(start, timeout_s=timeout_s, page_size=page_size)
 
 
+class RefusingTarget(MemoryTarget):
+    """Does not know this verifier yet. `enough` is set after `wanted` connections."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__(wanted)
+        self.connections = 0
+
+    @contextmanager
+    def connected(self) -> Iterator[MemoryTarget]:
+        self.connections += 1
+        if self.connections > self._wanted:
+            self.enough.set()
+        yield self
+
+    def push(self, ratification: bytes) -> bytes:
+        self.pushed.append(ratification)
+        raise CallRefused(Reason.NOT_READY)
+
+
+async def work(
+    path: Path,
+    rng: Random,
+    until: Callable[[], Awaitable[object]],
+    *,
+    sources: list[Any],
+    targets: list[Any],
+    times: Times,
+) -> None:
+    """A verifier of the sample realm at work until something happened."""
+    register = SignOnceRegister.create(path / "register", key_id=OWNER.key_id)
+    store, now_ms = MemoryStore(), START_MS + 10_000
+    parts = Parts(
+        realm=Stream().realm,
+        store=store,
+        outbox=Outbox(store, register, OWNER.secret, OWNER.key_id, lambda: now_ms),
+        sources=sources,
+        targets=targets,
+        evidence=path / "evidence",
+        clock=lambda: now_ms,
+        rng=rng,
+        times=times,
+    )
+    with closing(register):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Daemon(parts).run)
+            await until()
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_quiet_realm_is_listened_to_nearly_all_the_time(
     tmp_path: Path, rng: Random, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Silence is no failure: the next address is asked after the shortest wait, however long nothing
     happens, or the next update would wait for a verifier that looks away.
     """
-    realm, sources = Stream().realm, [SilentSource(), SilentSource()]
-    register = SignOnceRegister.create(tmp_path / "register", key_id=OWNER.key_id)
-    store, times = MemoryStore(), Times()
-    parts = Parts(
-        realm=realm,
-        store=store,
-        outbox=Outbox(store, register, OWNER.secret, OWNER.key_id, lambda: START_MS),
-        sources=sources,
-        targets=[MemoryTarget(1)],
-        evidence=tmp_path / "evidence",
-        clock=lambda: START_MS,
-        rng=rng,
-        times=times,
-    )
-    rounds = 40
-    turn_s = (times.silence_max_ms + times.retry_min_ms) / 1000
-    with closing(register), trio.move_on_after(rounds * turn_s):
-        await Daemon(parts).run()
+    sources, times, rounds = [SilentSource(), SilentSource()], Times(), 40
+    over = partial(trio.sleep, rounds * (times.silence_max_ms + times.retry_min_ms) / 1000)
+    await work(tmp_path, rng, over, sources=sources, targets=[MemoryTarget(1)], times=times)
     assert sum(source.asked for source in sources) >= rounds
+
+
+async def test_a_keyserver_that_takes_nothing_is_not_offered_all_that_is_owed(
+    tmp_path: Path, rng: Random
+) -> None:
+    target = RefusingTarget(wanted=60)
+    source = MemorySource([steps_message(step) for step in Stream().grow(20).steps])
+    tried = partial(trio.to_thread.run_sync, target.enough.wait, DEADLINE_S, abandon_on_cancel=True)
+    await work(tmp_path, rng, tried, sources=[source], targets=[target], times=FAST)
+    assert target.connections > 60
+    assert len(target.pushed) <= target.connections

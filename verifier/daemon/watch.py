@@ -43,6 +43,8 @@ from verifier.errors import ConfigError, E2eksError, Malformed, Reason
 from verifier.types import Realm
 
 DELIVER_AT_ONCE = 256  # owed epochs looked at in one pass
+# Refusals that are about this verifier or that keyserver: of the other epochs it would say the same.
+TAKES_NONE = frozenset({Reason.NOT_AUTHORIZED, Reason.NOT_READY, Reason.RATE_LIMITED})
 REPORT_S = 1.0
 
 log = structlog.get_logger()
@@ -141,7 +143,7 @@ class Daemon:
             try:
                 if await self._deliver_to(target):
                     return
-            except Unreachable as error:
+            except (Unreachable, CallRefused) as error:
                 log.warning("ratification not delivered", keyserver=target.address, why=str(error))
 
     async def _guarded(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -242,12 +244,14 @@ class Daemon:
         """Whether nothing is owed any more."""
         try:
             return await self._deliver_to(target)
-        except Unreachable as error:
+        except (Unreachable, CallRefused) as error:
             log.warning("ratification not delivered", keyserver=target.address, why=str(error))
             return False
 
     async def _deliver_to(self, target: Target) -> bool:
-        """Push all that is owed over one connection; False when something has to wait. Raises Unreachable."""
+        """Push all that is owed over one connection; False when something has to wait. Raises Unreachable,
+        CallRefused by a keyserver that takes nothing.
+        """
         with target.connected() as sender:
             if not self._asked and not await self._ask(sender, target.address):
                 return False
@@ -303,6 +307,8 @@ class Daemon:
         try:
             await self._push(sender, owed.push)
         except CallRefused as refused:
+            if refused.reason in TAKES_NONE:
+                raise
             log.warning("ratification refused", epoch=epoch, keyserver=address, reason=refused.reason)
             return False
         crash_points.reach("V5")
