@@ -6,13 +6,13 @@ open at one time: the daemon's work never waits for who reads its metrics.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from kv.interface import StorageError
 from verifier.config_file import split_address
 from verifier.errors import ConfigError
 
@@ -66,7 +66,7 @@ async def serve(
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        what = f"metrics: {address} cannot be bound: {os.strerror(error.errno or 0)}"
+        what = f"metrics: {address} cannot be bound: {error.strerror or error}"
         raise ConfigError(f"{what}. Is another process using the port?") from None
     listening(listeners[0].socket.getsockname()[1])
     limit = trio.CapacityLimiter(CONNECTIONS_MAX)
@@ -82,6 +82,13 @@ async def serve(
     await trio.serve_listeners(answer, listeners)
 
 
+def _measured(standing: Callable[[], Mapping[str, Any]]) -> tuple[bytes, bytes]:
+    try:
+        return b"200 OK", text(standing())
+    except StorageError:  # who replays and ratifies meets it, too, and ends the process with words
+        return b"503 Service Unavailable", b"the verifier cannot read its database\n"
+
+
 async def _answer(stream: trio.SocketStream, standing: Callable[[], Mapping[str, Any]]) -> None:
     request = b""
     while b"\r\n\r\n" not in request and len(request) < REQUEST_BYTES:
@@ -91,7 +98,7 @@ async def _answer(stream: trio.SocketStream, standing: Callable[[], Mapping[str,
         request += some
     match request.split(b"\r\n", 1)[0].split(b" "):
         case [b"GET", b"/metrics", _]:
-            status, body = b"200 OK", text(await trio.to_thread.run_sync(standing))
+            status, body = await trio.to_thread.run_sync(_measured, standing)
         case [b"GET", b"/livez", _]:
             status, body = b"200 OK", b"alive\n"
         case _:

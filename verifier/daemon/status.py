@@ -11,7 +11,7 @@ from typing import Any
 
 from kv.free_space import is_full
 from verifier.errors import ConfigError
-from verifier.files import read_file, replace_unsynced
+from verifier.files import find_file, replace_unsynced
 
 SCHEMA = "e2eks.verifier-status/1"
 REFRESH_MS = 10_000  # written at least this often, even when nothing changed
@@ -53,12 +53,17 @@ class StatusFile:
 
 
 def read_status(path: Path, now_ms: int) -> dict[str, Any]:
-    """The content of a status file, with `running`. Raises ConfigError."""
+    """The content of a status file, with `running`; little of one that is not there. Raises ConfigError."""
+    data = find_file(path, STATUS_BYTES, "status file")
+    if data is None:
+        return {"schema": SCHEMA, "running": False, "stopped": "it has not run yet"}
+    status: dict[str, Any] = {}
     try:
-        status = json.loads(read_file(path, STATUS_BYTES, "status file"))
-    except ValueError:
-        status = None
-    if not isinstance(status, dict) or status.get("schema") != SCHEMA:
+        status = json.loads(data)
+        valid = status["schema"] == SCHEMA and type(status["updated_ms"]) is int
+    except (ValueError, KeyError, TypeError, RecursionError):
+        valid = False
+    if not valid:
         raise ConfigError(f"{path} is not a status file of this version")
-    fresh = abs(now_ms - int(status.get("updated_ms", 0))) < ALIVE_MS
+    fresh = abs(now_ms - status["updated_ms"]) < ALIVE_MS
     return status | {"running": fresh and "stopped" not in status}
