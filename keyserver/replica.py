@@ -53,6 +53,7 @@ class Replica:
         self.metrics = metrics
         self.waiters = Waiters()
         self.applied = Signal()  # AFTER every batch, and every write beside
+        self.contradicting: set[bytes] = set()  # key ids of verifiers whose other head this life has seen
         self.writing = trio.Lock()  # a store has one writer: take it to write, on the trio thread
         self.position = load_position(store)
         self.published = Published(machine.realm, store, load_state(store, machine))
@@ -146,6 +147,8 @@ class Replica:
 
     def _contradicted(self, notice: notices.ReplicaContradiction | notices.VerifierContradiction) -> None:
         self.metrics.count("contradictions")
+        if isinstance(notice, notices.VerifierContradiction):
+            self.contradicting.add(notice.key_id)
         by = self._names.get(notice.key_id, notice.key_id.hex())
         shown = notice.signed_head if isinstance(notice, notices.VerifierContradiction) else notice.head_hash
         self._log.critical("another head was signed", epoch=notice.epoch, by=by, evidence=shown.hex())

@@ -246,7 +246,7 @@ class Service:
             code = Code(number)
             if code is Code.APPLIED or (code is Code.DUPLICATE and isinstance(command, REPEATABLE)):
                 return since
-            raise Refused(reason_of(code), f"refused by the rules of the realm: {code.name}")
+            raise _refused(code)
         raise Refused(
             Reason.NOT_RATIFIED_IN_TIME, "not decided in time; it may still be. Send it again to know"
         )
@@ -346,10 +346,13 @@ class Service:
         message = epoch.verifier_message(head.encoded, made.timestamp_ms)
         if not signatures.verify(row.public_key.ed25519, message, made.signatures[0].signature):
             raise Refused(Reason.NOT_AUTHORIZED, "the signature on the head is not valid")
+        if head.encoded == views.head_at(rows, head.epoch).encoded:
+            return key_id not in views.signers_at(rows, head.epoch)
         # A validly signed head that is not ours goes to the step, which keeps it as evidence: above all when
-        # the verifier has signed ours before.
-        is_ours = head.encoded == views.head_at(rows, head.epoch).encoded
-        return not is_ours or key_id not in views.signers_at(rows, head.epoch)
+        # the verifier has signed ours before. One says it all; more would only fill the log.
+        if key_id in self._replica.contradicting:
+            raise _refused(Code.HEAD_MISMATCH)
+        return True
 
     # Both
 
@@ -371,3 +374,7 @@ class Service:
             profile=parts.profile,
             profile_nonce=parts.nonce,
         )
+
+
+def _refused(code: Code) -> Refused:
+    return Refused(reason_of(code), f"refused by the rules of the realm: {code.name}")

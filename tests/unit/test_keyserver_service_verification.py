@@ -88,6 +88,28 @@ async def test_a_ratification_pushed_again_succeeds_and_is_proposed_once(tmp_pat
 # The verifier log
 
 
+async def test_a_verifier_fills_no_log_with_other_heads(tmp_path: Path) -> None:
+    """The first one is evidence; more of them are none, however many it signs."""
+    key_id = GUARDED.realm.verifiers[0].key_id
+    async with running(GUARDED, Disk(tmp_path)) as parts:
+        await admitted(parts, GUARDED)
+        await epoch_signed(parts, 1)
+        head = next(step.head.head for step in await all_steps(parts) if isinstance(step, EpochStep))
+        fields = pb.EpochHead.FromString(head.encoded)
+        ends = []
+        for number in range(3):
+            fields.root_hash = seed(f"another root {number}")
+            pushed = GUARDED.ratify(0, fields.SerializeToString(deterministic=True), now_ms())
+            with trio.fail_after(PATIENCE), pytest.raises(Refused, match="HEAD_MISMATCH") as refused:
+                await parts.service.push_ratification(pushed, key_id)
+            assert refused.value.reason is Reason.MALFORMED
+            ends.append(parts.log.status().committed_index)
+        assert ends[0] == ends[1] == ends[2]
+        genuine = GUARDED.ratify(0, head.encoded, now_ms())
+        with trio.fail_after(PATIENCE):
+            assert await parts.service.push_ratification(genuine, key_id)  # it may come to its senses
+
+
 async def test_the_verifier_log_is_gapless_and_follows_live(tmp_path: Path) -> None:
     alice, bob = Person.named("alice", SMALL), Person.named("bob", SMALL)
     async with running(SMALL, Disk(tmp_path)) as parts:
