@@ -227,12 +227,11 @@ def head(config_file: Path, url: str, timeout: float, output: str) -> None:
     from keyserver.cli.remote_status import fetch_status
     from verifier.errors import Reason, Refused
 
-    record = fetch_status(config_file, url, timeout).get("head")
-    if not record:
-        raise Refused(
-            Reason.NOT_READY, "the replica has no epoch yet. Wait for its first epoch and ask again"
-        )
-    show({"schema": "e2eks.head/1", **record}, output)
+    record = fetch_status(config_file, url, timeout)
+    if not record.get("head"):
+        why = record.get("reason") or "it has no epoch yet"
+        raise Refused(Reason.NOT_READY, f"the replica shows no head: {why}. Ask again later")
+    show({"schema": "e2eks.head/1", **record["head"]}, output)
 
 
 @keyserver.command("log-dump", epilog=examples("keyserver log-dump --from 100 --limit 10"))

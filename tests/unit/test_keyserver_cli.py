@@ -230,6 +230,7 @@ def test_a_replica_that_is_not_ready_ends_with_5_and_says_why(
     assert "replaying" in ended.out
     ended = keyserver("head", "--url", url)
     assert ended.code == 6
+    assert "shows no head: replaying" in ended.err
     assert "NOT_READY" in ended.err
 
 
