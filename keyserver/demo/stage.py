@@ -183,8 +183,14 @@ class Stage:
 
     def wait_leader(self, other_than: str = "") -> str:
         """Wait until a replica leads that is not the one given; its name."""
-        wait_until(lambda: self.leader() not in ("", other_than), "no replica leads")
-        return self.leader()
+        seen = [""]
+
+        def leads() -> bool:
+            seen.append(self.leader())
+            return seen[-1] not in ("", other_than)
+
+        wait_until(leads, "no replica leads")
+        return seen[-1]
 
     def epochs(self) -> int:
         """The newest signed epoch that any replica knows."""

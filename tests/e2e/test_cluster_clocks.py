@@ -15,6 +15,7 @@ from verifier import limits
 from verifier.errors import Reason
 
 DAY_S = 86_400
+ATTEMPTS = 5  # on a busy machine the others may miss a leader, whatever its clock says
 EPOCH_S = 60.0  # enough on any machine; how long it takes is printed
 
 
@@ -40,13 +41,17 @@ def test_epochs_go_on_and_say_the_right_time_when_the_leaders_clock_is_a_day_off
     monkeypatch.setattr(load, "PASSING", load.PASSING | {Reason.PROOF_EXPIRED})
     with cluster_under_load(tmp_path, rng, kind=SkewedCluster) as (trial, realm):
         assert isinstance(realm, SkewedCluster)
-        leader = realm.wait_leader()
-        (right, *_) = realm.others(leader)
-        realm.offset(leader).write_text(str(off_s))
-        for _ in range(3):
-            print(f"a new epoch {trial.load.wait_issued_from_now(EPOCH_S):.2f} s later")
-        issued_ms = realm.standing(right)["head"]["issue_time_ms"]
-        assert abs(issued_ms - time.time() * 1000) <= limits.DELIMITER_DRIFT_MS + EPOCH_S * 1000
-        assert realm.wait_leader() == leader
-        realm.offset(leader).unlink()
-        trial.wait_epoch()
+        for _ in range(ATTEMPTS):
+            leader = realm.wait_leader()
+            (right, *_) = realm.others(leader)
+            realm.offset(leader).write_text(str(off_s))
+            for _ in range(3):
+                print(f"a new epoch {trial.load.wait_issued_from_now(EPOCH_S):.2f} s later")
+            issued_ms = realm.standing(right)["head"]["issue_time_ms"]
+            assert abs(issued_ms - time.time() * 1000) <= limits.DELIMITER_DRIFT_MS + EPOCH_S * 1000
+            has_led = realm.wait_leader() == leader
+            realm.offset(leader).unlink()
+            trial.wait_epoch()
+            if has_led:
+                return
+    pytest.fail("nobody leads for three epochs whose clock is off")
