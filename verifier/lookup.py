@@ -101,7 +101,7 @@ def verify_lookup(
     `epoch` 0 = latest: fresh at `now_ms`, Unix milliseconds, and not older than pinned (a `saved` proof may
     be older);
     otherwise historic: exactly that epoch, whatever its age; its place in the newest history is for
-    `consistency.verify_history`.
+    `consistency.verify_consistency`.
     Raises Malformed, VerificationError, HistoryConflict, NotRatified.
     """
     value = proof_encoding.decode_lookup_proof(proof)

@@ -76,6 +76,13 @@ def _address(text: str, what: str) -> str:
     return text
 
 
+def _pem(text: str) -> str:
+    """Read as ASCII by every TLS library; what it holds shows when somebody connects."""
+    if not text.isascii():
+        raise Malformed("a TLS root is not PEM")
+    return text
+
+
 def _verifier_from(message: pb.VerifierInfo) -> Verifier:
     key = exact(message.public_key.ed25519, limits.KEY_BYTES, "a verifier's public key")
     return Verifier(
@@ -110,7 +117,7 @@ def realm_from(message: pb.RealmConfig) -> Realm:
         verification_policy=verification,
         epoch_ttl_ms=message.epoch_ttl_ms,
         suite=message.suite,
-        tls_roots_pem=tuple(message.tls_roots_pem),
+        tls_roots_pem=tuple(_pem(root) for root in message.tls_roots_pem),
         genesis_policy=genesis,
         verifiers=verifiers,
         hash=realm_hash(name, message.suite, vrf_public_key, genesis),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from e2eks.v1 import types_pb2 as pb
 from e2eks.v1 import verification_pb2
+from operators import STRANGE, strange_pem
 from streams.build import START_MS, Stream
 from streams.folder import OpenVerifier, VerifierFolder
 from streams.realms import make_realm, party
@@ -18,6 +19,7 @@ from verifier.daemon.database import check_key
 from verifier.daemon.failures import Misbehaved, Quarantined
 from verifier.daemon.outbox import GivenUp, Ready, Waiting, served_head
 from verifier.daemon.ratified import answer
+from verifier.daemon.run import OwnTls
 from verifier.daemon.state import load_state, owed_epochs
 from verifier.daemon.step import apply_message
 from verifier.daemon.tables import VerifierTables as Tables
@@ -295,3 +297,26 @@ def test_init_overwrites_nothing(folder: VerifierFolder, stream: Stream) -> None
     with pytest.raises(ConfigError, match="not an empty folder"):
         VerifierFolder.make(folder.path, stream.realm)
     assert (folder.path / "verifier.key").read_bytes() == before
+
+
+# TLS files
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_certificate_of_a_strange_kind_changes_nothing(folder: VerifierFolder, what: str) -> None:
+    """A verifier that is told to renew must live through it."""
+    tls = OwnTls(folder.config())
+    before = tls.renewable.current
+    folder.config().tls_certificate.write_text(strange_pem(what))
+    tls.renew()
+    assert tls.renewable.current is before
+    with pytest.raises(ConfigError, match=r"tls\.pem"):
+        OwnTls(folder.config())
+
+
+def test_a_chain_is_read_to_its_end(folder: VerifierFolder) -> None:
+    certificate = folder.config().tls_certificate
+    whole = certificate.read_text()
+    certificate.write_text(whole + whole.replace("MII", "AII"))
+    with pytest.raises(ConfigError, match="are not a PEM certificate and its key"):
+        OwnTls(folder.config())

@@ -60,6 +60,7 @@ def test_realm_hash_binds_name_suite_vrf_key_and_genesis_policy() -> None:
         pytest.param({"vrf_public_key": "AAAA"}, id="short VRF key"),
         pytest.param({"vrf_public_key": base64.b64encode(bytes(32)).decode()}, id="VRF key of small order"),
         pytest.param({"genesis_policy": {}}, id="no genesis policy"),
+        pytest.param({"tls_roots_pem": ["-----BEGIN CERTIFICATE-----\n\u00e4"]}, id="root outside ASCII"),
     ],
 )
 def test_realm_json_that_does_not_fit_is_malformed(change: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 import trio
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kv import crash_points
@@ -35,6 +36,7 @@ from verifier.signonce import SignOnceRegister
 PEM_BYTES = 64 * 1024
 DAY_MS = 24 * 3_600_000
 WARN_DAYS = 30  # time to renew, and for the realm's operator to list the new certificate
+UNDECODABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 SIGNAL_EXIT = 128  # plus the number: how shells tell what ended a process
 
 log = structlog.get_logger()
@@ -127,13 +129,14 @@ class OwnTls:
             key=read_private(config.tls_key, PEM_BYTES, "TLS key"),
         )
         try:
-            certificate = x509.load_pem_x509_certificate(read.certificate)
-            key = load_pem_private_key(read.key, None)
-        except (ValueError, TypeError):
-            raise ConfigError(
-                f"{config.tls_certificate} and {config.tls_key} are not a PEM certificate and its key"
-            ) from None
-        if certificate.public_key() != key.public_key():
+            certified = x509.load_pem_x509_certificates(read.certificate)[0].public_key()
+            public_key = load_pem_private_key(read.key, None).public_key()
+        except UNDECODABLE:
+            what = (
+                f"{config.tls_certificate} and {config.tls_key} are not a PEM certificate and its key, or of"
+            )
+            raise ConfigError(f"{what} a kind that is not known. Put the verifier's own there") from None
+        if certified != public_key:
             what = f"{config.tls_certificate} is for another key than {config.tls_key}. Replace both together"
             raise ConfigError(what)
         return read
