@@ -8,7 +8,7 @@ for its quorum. Refusals are `Refused`, with a reason that is the same everywher
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -137,15 +137,12 @@ class Service:
 
     def policy_heads(self, request: bytes) -> NextPage:
         """The heads that changed the replicas' policy, one a message."""
-        heads = self._policy_heads(requests.decode_policy_heads(request))
+        heads = views.policy_heads(self._replica.store, requests.decode_policy_heads(request))
 
         async def next_head() -> bytes | None:
             return next(heads, None)
 
         return next_head
-
-    def _policy_heads(self, start: int) -> Iterator[bytes]:
-        yield from views.policy_heads(self._replica.store, start)
 
     def verifier_stream(self, request: bytes) -> NextPage:
         """The pages of the verifier log that a VerifierStreamRequest asks for."""

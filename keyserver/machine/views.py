@@ -4,7 +4,7 @@ Every function takes a Reader, so that one snapshot answers one request. Damaged
 Halt; the reader's StorageError passes through.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from e2eks.v1 import state_pb2 as pb
@@ -91,12 +91,15 @@ def newest_ratified(reader: Reader, key_id: bytes) -> int:
     return 0
 
 
-def policy_heads(reader: Reader, from_epoch: int) -> list[bytes]:
-    """Encoded SignedEpochHeads, from `from_epoch` on, that changed the replicas' policy."""
+def policy_heads(reader: Reader, from_epoch: int) -> Iterator[bytes]:
+    """Encoded SignedEpochHeads, from `from_epoch` on, that changed the replicas' policy; each is read when it
+    is asked for.
+    """
     start, stop = Tables.POLICY_HEADS.span()
     start = max(start, Tables.POLICY_HEADS.key(u64(from_epoch)))
-    epochs = [Tables.POLICY_HEADS.suffix(key) for key, _ in reader.scan(start, stop)]
-    return [signed_head(reader, int.from_bytes(epoch, "big")) for epoch in epochs]
+    epochs = [from_u64(Tables.POLICY_HEADS.suffix(key)) for key, _ in reader.scan(start, stop)]
+    for epoch in epochs:
+        yield signed_head(reader, epoch)
 
 
 def policies(reader: Reader, genesis: AuthorizationPolicy) -> tuple[tuple[int, AuthorizationPolicy], ...]:

@@ -24,7 +24,7 @@ def recorded(seed: int, request: pytest.FixtureRequest) -> Replica:
     """A log whose last head has its majority, with several changes of the replicas."""
     replica = build(seed, ENTRIES, request.param)
     replica.sign_all()
-    assert len(views.policy_heads(replica.store, 1)) > 2
+    assert len(list(views.policy_heads(replica.store, 1))) > 2
     return replica
 
 

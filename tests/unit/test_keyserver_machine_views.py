@@ -166,7 +166,7 @@ def test_the_verifier_log_is_read_in_pages(
 
 
 def test_no_head_has_changed_the_policy_yet(history: tuple[Replica, list[User]]) -> None:
-    assert views.policy_heads(history[0].store, 0) == []
+    assert list(views.policy_heads(history[0].store, 0)) == []
 
 
 def test_the_policy_of_an_epoch_is_what_the_newest_head_before_it_introduced(
@@ -182,6 +182,24 @@ def test_the_policy_of_an_epoch_is_what_the_newest_head_before_it_introduced(
     for start, epochs in ((0, [3, 7]), (3, [3, 7]), (4, [7]), (8, [])):
         heads = [encoding.decode_signed_head(one) for one in views.policy_heads(rows, start)]
         assert [one.head.epoch for one in heads] == epochs
+    asked: list[bytes] = []
+    heads_one_by_one = views.policy_heads(Watched(rows, asked), 1)
+    assert asked == []
+    for epoch in (3, 7):
+        next(heads_one_by_one)  # a slow reader of many holds one
+        assert [key for key in asked if key == Tables.HEADS.key(u64(7))] == [asked[-1]] * (epoch == 7)
+
+
+class Watched(Overlay):
+    """Rows that tell which keys are read."""
+
+    def __init__(self, rows: Overlay, asked: list[bytes]) -> None:
+        super().__init__(rows)
+        self._asked = asked
+
+    def get(self, key: bytes) -> bytes | None:
+        self._asked.append(key)
+        return super().get(key)
 
 
 def test_views_of_an_empty_store() -> None:
