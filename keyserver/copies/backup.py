@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, get_type_hints
 
 from keyserver.copies.check import LOG, Faults, Subject
 from keyserver.machine.codes import Halt
@@ -232,7 +232,7 @@ class Copy:
         try:
             self.seal = json.loads(self._frame(TEXT_BYTES, "seal"))
             sealed = self.seal["records"], self.seal["sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BackupDamaged("the seal of the backup cannot be read") from None
         if sealed != ({part.name.lower(): count for part, count in counts.items()}, before):
             raise BackupDamaged("the contents of the backup are not those that were sealed: SHA-256 differs")
@@ -270,10 +270,11 @@ def _parse_manifest(data: bytes) -> Manifest:
         if fields.pop("schema", None) != SCHEMA:
             raise BackupDamaged("the backup is of another version")
         manifest = Manifest(**fields)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise BackupDamaged("the manifest of the backup cannot be read") from None
-    for name, kind in (("applied_index", int), ("epoch", int), ("min_epoch_interval_ms", int)):
-        if type(getattr(manifest, name)) is not kind:
+    kinds = get_type_hints(Manifest)
+    for name, value in asdict(manifest).items():
+        if type(value) is not kinds[name]:
             raise BackupDamaged(f"the manifest of the backup has no {name}")
     return manifest
 

@@ -3,7 +3,7 @@
 import json
 import stat
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from workload.cast import make_realm
 from workload.replica import Replica
 
 from keyserver.config import Config
-from keyserver.copies.backup import BackupDamaged, Copy, Origin, Part, copy_stream
+from keyserver.copies.backup import MAGIC, BackupDamaged, Copy, Manifest, Origin, Part, copy_stream
 from keyserver.copies.backup_create import create_backup
 from keyserver.copies.backup_restore import RESTORED, restore, verify_backup, write_backup
 from keyserver.copies.check_register import REGISTER
@@ -220,6 +220,27 @@ def test_a_manifest_that_says_otherwise_is_told(tmp_path: Path) -> None:
     (tmp_path / "resealed").write_bytes(resealed(bytes(stream)))
     report = verify_backup(tmp_path / "resealed", None, silent)[1]
     assert [fault.table for fault in report.faults.listed] == ["manifest"]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Manifest)])
+def test_a_manifest_with_a_field_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
+    whole = stream_of(scripted(7, 60))
+    begin = len(MAGIC) + 1
+    length = int.from_bytes(whole[begin : begin + 4], "big")
+    manifest = json.loads(whole[begin + 4 : begin + 4 + length])
+    manifest[name] = 7 if isinstance(manifest[name], str) else "7"
+    changed = framed(json.dumps(manifest).encode())
+    stream = resealed(whole[:begin] + changed + whole[begin + 4 + length :])
+    (tmp_path / "resealed").write_bytes(stream)
+    with pytest.raises(BackupDamaged, match=name):
+        verify_backup(tmp_path / "resealed", None, silent)
+
+
+def test_json_as_deep_as_a_manifest_is_long_is_none(tmp_path: Path) -> None:
+    deep = MAGIC + bytes((Part.MANIFEST,)) + framed(b"[" * 200_000)
+    (tmp_path / "deep").write_bytes(deep)
+    with pytest.raises(BackupDamaged, match="manifest"):
+        verify_backup(tmp_path / "deep", None, silent)
 
 
 def resealed(stream: bytes) -> bytes:
