@@ -185,9 +185,9 @@ def test_the_policy_of_an_epoch_is_what_the_newest_head_before_it_introduced(
     asked: list[bytes] = []
     heads_one_by_one = views.policy_heads(Watched(rows, asked), 1)
     assert asked == []
-    for epoch in (3, 7):
-        next(heads_one_by_one)  # a slow reader of many holds one
-        assert [key for key in asked if key == Tables.HEADS.key(u64(7))] == [asked[-1]] * (epoch == 7)
+    next(heads_one_by_one)  # a slow reader of many holds one
+    assert Tables.HEADS.key(u64(3)) in asked
+    assert Tables.HEADS.key(u64(7)) not in asked
 
 
 class Watched(Overlay):
