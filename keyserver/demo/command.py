@@ -16,8 +16,9 @@ from keyserver.demo.story import Story, play, steps
 
 
 @click.command(
-    epilog="Examples:\n\n  keyserver demo\n\n  keyserver demo --script --keep ./demo && e2eks verify "
-    "./demo/proofs/alice.bin --realm-file ./demo/realm.json"
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n  keyserver demo\n  keyserver demo --script --keep ./demo\n"
+    "  e2eks verify ./demo/proofs/alice.bin --realm-file ./demo/realm.json",
 )
 @click.option(
     "--replicas",
