@@ -212,6 +212,18 @@ def test_a_saved_proof_is_for_the_user_it_names_or_the_one_asked_for(world: Simu
     assert refused.value.check == "user-id"
 
 
+@pytest.mark.parametrize("user_id", ["alice@elsewhere.test", "Alice@example.test", "alice"])
+def test_a_saved_proof_of_a_name_that_is_none_here_does_not_verify(
+    world: SimulatedRealm, user_id: str
+) -> None:
+    """No server has refused anything: exit 3, not 6."""
+    proof = altered(lambda proof: setattr(proof, "user_id", user_id))(world.lookup(USER, 3))
+    for named in (None, user_id):
+        with pytest.raises(BadAnswer) as refused:
+            client_of(world).verify_saved(proof, user_id=named)
+        assert exit_of_error(refused.value) is Exit.NOT_VERIFIED
+
+
 def test_saved_proofs_of_one_epoch_show_a_fork_in_any_order(world: SimulatedRealm) -> None:
     other = forked(world)
     world.close()

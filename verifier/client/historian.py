@@ -63,6 +63,8 @@ def judging(method: str, *received: bytes) -> Iterator[None]:
         raise BadAnswer(error.check, error.what, method, received) from None
     except Malformed as error:
         raise BadAnswer("encoding", error.what, method, received) from None
+    except Refused as error:  # about a user id that is none of this realm
+        raise BadAnswer("user-id", error.what, method, received) from None
 
 
 class Historian:
