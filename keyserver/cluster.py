@@ -20,6 +20,7 @@ from replication.types import PeerTls
 QUOTA_BYTES = 2 * 1024 * 1024 * 1024  # etcd's own default
 LOCAL, RAFT, ETCD = "local", "raft", "etcd"
 ENGINES = (LOCAL, RAFT, ETCD)
+QUORUM_MS = 2_000  # a leader that heard no majority for so long gives up: not before others may miss it
 MEMBERS_MAX = 7  # a majority of more waits for ever slower disks; five lose any two
 
 
@@ -135,7 +136,8 @@ def _timing_rules(timing: Timing) -> list[tuple[bool, str]]:
     least, most, beat = timing.election_min_ms, timing.election_max_ms, timing.heartbeat_ms
     often = "cluster.timing.election_min_ms is more than three times heartbeat_ms: a lost message is no fault"
     apart = "cluster.timing.election_max_ms is more than election_min_ms, or members stand up all at once"
-    return [(0 < 3 * beat < least, often), (least < most, apart)]
+    early = f"cluster.timing.election_min_ms is at most {QUORUM_MS}: by then a leader alone has given up"
+    return [(0 < 3 * beat < least, often), (least < most, apart), (least <= QUORUM_MS, early)]
 
 
 def _all_https(endpoints: Sequence[str]) -> bool:

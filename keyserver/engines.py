@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyserver.cluster import ETCD, LOCAL, RAFT
+from keyserver.cluster import ETCD, LOCAL, QUORUM_MS, RAFT
 from keyserver.config import Config
 from keyserver.exits import Unreachable
 from keyserver.machine import commands
@@ -66,6 +66,7 @@ def _open_raft(config: Config, folder: Path, create: bool, refused: Refusals) ->
             election_min_s=timing.election_min_ms / 1000,
             election_max_s=timing.election_max_ms / 1000,
             heartbeat_s=timing.heartbeat_ms / 1000,
+            quorum_s=QUORUM_MS / 1000,
         ),
         create=create,
         on_refused=refused,

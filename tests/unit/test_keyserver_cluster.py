@@ -9,6 +9,7 @@ from operators import NOW, STRANGE, certificate_pem, keyserver_command, set_up, 
 
 from keyserver.cluster import Timing
 from keyserver.config import check_files, effective, load_config
+from keyserver.engines import engine_of
 from keyserver.installation import setup
 from keyserver.installation.certificates import issue_peer, load_authority
 from keyserver.installation.setup import Ports, Replica
@@ -136,6 +137,11 @@ def test_a_replica_may_have_ports_of_its_own_choice(tmp_path: Path) -> None:
         ("[epochs]", "[cluster.timing]\nheartbeat_ms = 250\n[epochs]", "election_min_ms"),
         ("[epochs]", "[cluster.timing]\nelection_max_ms = 600\n[epochs]", "election_max_ms"),
         ("[epochs]", "[cluster.timing]\nheartbeat = 1\n[epochs]", "heartbeat"),
+        (
+            "[epochs]",
+            "[cluster.timing]\nelection_min_ms = 2001\nelection_max_ms = 5000\n[epochs]",
+            "election_min_ms is at most 2000",
+        ),
         ('"0.0.0.0:4629"', '""', "listen.peers"),
         (
             "[epochs]",
@@ -149,6 +155,17 @@ def test_a_mistake_in_the_tables_of_a_cluster_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=text):
         load_config(edited(made.configs[0], old, new))
+
+
+@pytest.mark.parametrize("timing", [(2000, 9000, 666), (4, 5, 1)])
+async def test_the_engine_takes_what_the_tables_of_a_cluster_may_say(
+    made: setup.SetUp, tmp_path: Path, timing: tuple[int, int, int]
+) -> None:
+    table = "[cluster.timing]\nelection_min_ms = {}\nelection_max_ms = {}\nheartbeat_ms = {}\n[epochs]"
+    config = load_config(edited(made.configs[0], "[epochs]", table.format(*timing)))
+    log = engine_of(config).open(tmp_path / "log", True)
+    assert log.status().engine == "raft"
+    await log.stop()
 
 
 def test_a_certificate_of_another_member_or_authority_is_refused(made: setup.SetUp) -> None:
