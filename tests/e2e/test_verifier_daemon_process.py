@@ -167,6 +167,7 @@ def test_an_audit_replays_everything_without_a_configuration(tmp_path: Path) -> 
         assert refused.returncode == 8
         (kept,) = (tmp_path / "evidence").iterdir()
         assert str(kept.name) in refused.stderr
+        assert "this verifier" not in refused.stderr  # who audits need not be one
 
 
 @pytest.mark.parametrize(

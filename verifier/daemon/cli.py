@@ -235,7 +235,7 @@ def audit(
     from verifier.daemon.audit import audit as replay_all
     from verifier.daemon.config import load_config
     from verifier.daemon.evidence_files import keep_evidence
-    from verifier.daemon.failures import Halted, Misbehaved
+    from verifier.daemon.failures import Misbehaved, Unlawful
     from verifier.daemon.run import unix_ms
     from verifier.daemon.transport import Credentials, Keyserver
     from verifier.errors import ConfigError
@@ -254,7 +254,7 @@ def audit(
         found = replay_all(realm, keyserver, _progress())
     except Misbehaved as misbehaved:
         kept = keep_evidence(evidence, realm, misbehaved.evidence, unix_ms())
-        raise Halted(str(misbehaved), kept, misbehaved.exit_code) from None
+        raise Unlawful(str(misbehaved), kept, misbehaved.exit_code) from None
     verdict = {
         "schema": "e2eks.audit/1",
         "realm": realm.name,

@@ -68,3 +68,11 @@ class Halted(DaemonError):
         )
         self.path = path
         self.exit_code = exit_code
+
+
+class Unlawful(DaemonError):
+    """An audit found something that broke the law, and its evidence is kept at `path`."""
+
+    def __init__(self, what: str, path: Path, exit_code: int) -> None:
+        super().__init__(f"{what}. Evidence: {path}. Show it to the realm's verifiers")
+        self.exit_code = exit_code
