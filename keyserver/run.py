@@ -42,6 +42,7 @@ from keyserver.replica import Replica
 from keyserver.signals import HANDLED, Obedience
 from keyserver.signer import load_signer
 from keyserver.tls_files import Credentials, read_credentials
+from keyserver.turned_away import TurnedAway
 from kv import crash_points
 from kv.free_space import Ballast, Watermark, advised
 from kv.interface import StorageError
@@ -173,7 +174,7 @@ async def run_replica(
     ballast = Ballast(config.data, config.storage.ballast_bytes)
     with (
         closing(ballast.unless_full(lambda: load_signer(config))) as signer,
-        open_data(config.data, ballast, engine_of(config, _turned_away)) as data,
+        open_data(config.data, ballast, engine_of(config, TurnedAway())) as data,
     ):
         quarantine.check_start(config, data, signer)
         if signer.quarantined:
@@ -226,10 +227,6 @@ def _disk(folders: Sequence[Path], min_free_bytes: int) -> dict[str, int]:
     except OSError:
         return {}
     return {"free_bytes": free, "min_free_bytes": min_free_bytes}
-
-
-def _turned_away(address: str, reason: str) -> None:
-    structlog.get_logger("replication").warning("turned away", address=address, reason=reason)
 
 
 async def _only_read(parts: Parts, why: str) -> None:
