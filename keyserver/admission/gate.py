@@ -62,12 +62,12 @@ class Gate:
             raise Refused(Reason.PROOF_REQUIRED, f"a registration needs a proof: {self._accepted(domain)}")
         methods = self._methods.get((domain, kind), ())
         if not methods:
-            what = f"{kind} is not accepted for this domain: {self._accepted(domain)}"
+            what = f"{kind.replace('_', '-')} is not accepted for this domain: {self._accepted(domain)}"
             raise Refused(Reason.PROOF_INVALID, what)
         return _first_success(methods, proof, user_id, entry_hash, now_ms)
 
     def _accepted(self, domain: str) -> str:
-        kinds = sorted(kind for of, kind in self._methods if of == domain)
+        kinds = sorted(kind.replace("_", "-") for of, kind in self._methods if of == domain)  # as people type
         return f"accepted here: {', '.join(kinds)}" if kinds else "registration is closed here"
 
 

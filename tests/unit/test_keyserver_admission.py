@@ -62,6 +62,13 @@ def test_a_registration_without_a_proof_is_refused(gate: Gate) -> None:
     assert refusal(gate, pb.RegistrationProof()) is Reason.PROOF_REQUIRED
 
 
+def test_a_refusal_names_proofs_as_people_type_them(gate: Gate) -> None:
+    with pytest.raises(Refused, match=r"accepted here: client-certificate$"):
+        verify(gate, None)
+    with pytest.raises(Refused, match=r"^oidc-token is not accepted .*: client-certificate$"):
+        verify(gate, pb.RegistrationProof(oidc_token="t"))
+
+
 def test_without_a_method_registration_is_closed() -> None:
     closed = Gate(Registration(False, ()), REALM)
     assert refusal(closed, None) is Reason.PROOF_REQUIRED

@@ -198,7 +198,7 @@ ADVICE = {
     "Unreachable": "Check the network and the addresses in realm.json, then try again.",
     "RATE_LIMITED": f"Wait: a name can be updated {limits.UPDATES_PER_DAY} times a day.",
     "UPDATE_PENDING": "An update of this name waits for its epoch; run the same command again shortly.",
-    "VERSION_MISMATCH": "The entry has changed meanwhile: look it up, then run it again.",
+    "VERSION_MISMATCH": "The entry is not the one this change is for: look it up, then run it again.",
     "NOT_AUTHORIZED": "The keys kept here may not change the entry: bring the right identity.",
     "REVOKED": "The entry was revoked; only a new registration can follow.",
     "PROOF_REQUIRED": "This realm admits names with a proof only: see `e2eks register --help`.",
