@@ -4,7 +4,8 @@ so that one never reads what another wrote.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,9 @@ Refusals = Callable[[str, str], None]  # address and reason of somebody turned a
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How to open a log: its folder in the data, and `open(folder, create)`, which raises StorageError."""
+    """How to open a log: its folder in the data, and `open(folder, create)`, which raises StorageError, and
+    ConfigError for what only the engine knows to be a mistake.
+    """
 
     name: str
     folder: str
@@ -40,13 +43,23 @@ def engine_of(config: Config, refused: Refusals = lambda _address, _reason: None
     """The configured engine; nothing is opened yet, and no port before the log is started."""
 
     def open_raft(folder: Path, create: bool) -> ReplicatedLog:
-        return _open_raft(config, folder, create, refused)
+        with _mistakes_named(config):
+            return _open_raft(config, folder, create, refused)
 
     def open_etcd(folder: Path, create: bool) -> ReplicatedLog:
-        return _open_etcd(config, folder, create)
+        with _mistakes_named(config):
+            return _open_etcd(config, folder, create)
 
     engines = (LOCAL_ENGINE, Engine(RAFT, "raft", open_raft), Engine(ETCD, "etcd", open_etcd))
     return next(engine for engine in engines if engine.name == config.replication)
+
+
+@contextmanager
+def _mistakes_named(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TlsFilesRefused) as error:
+        raise ConfigError(f"{config.path}: {error}") from None
 
 
 def _open_raft(config: Config, folder: Path, create: bool, refused: Refusals) -> ReplicatedLog:

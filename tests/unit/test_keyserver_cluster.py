@@ -168,6 +168,29 @@ async def test_the_engine_takes_what_the_tables_of_a_cluster_may_say(
     await log.stop()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ('replication = "b.example.org:9807"', 'replication = "b..example.org:9807"', "no address"),
+        (
+            'replication = "raft"',
+            (
+                'replication = "etcd"\netcd = {endpoints = ["https://a:2379"], certificate = "tls/peer.pem", '
+                'key = "tls/peer.key", authority = "tls/peers-ca.pem", prefix = "/"}'
+            ),
+            "prefix",
+        ),
+    ],
+)
+def test_what_only_an_engine_knows_to_be_a_mistake_is_named_too(
+    made: setup.SetUp, tmp_path: Path, old: str, new: str, text: str
+) -> None:
+    path = edited(made.configs[0], old, new)
+    with pytest.raises(ConfigError, match=text) as refused:
+        engine_of(load_config(path)).open(tmp_path / "log", True)
+    assert str(path) in str(refused.value)
+
+
 def test_a_certificate_of_another_member_or_authority_is_refused(made: setup.SetUp) -> None:
     config = load_config(made.configs[0])
     assert config.cluster is not None
