@@ -80,8 +80,11 @@ class Plan:
         return replica.ports or self.ports.shifted(PORTS_APART * shared)
 
     def listen_host_of(self, replica: Replica) -> str:
-        """The address a replica listens at: the world's, only if the world is to reach it."""
-        return self.listen_host or ("127.0.0.1" if is_loopback(replica.host) else "0.0.0.0")  # noqa: S104 - a server
+        """The address a replica listens at: the world's, only if the world is to reach it, and of its host's
+        family.
+        """
+        own, everywhere = ("::1", "::") if ":" in replica.host else ("127.0.0.1", "0.0.0.0")  # noqa: S104 - a server
+        return self.listen_host or (own if is_loopback(replica.host) else everywhere)
 
 
 def check_plan(plan: Plan) -> None:
