@@ -32,7 +32,9 @@ class Ended:
 
 
 def require_explicit(config: Config, notice: Path | None) -> None:
-    """Raises ConfigError for a member of a cluster, unless the break is asked for."""
+    """Raises ConfigError for a member of a cluster, unless the break is asked for in a notice that this
+    replica can sign: BEFORE anything is restored, which is done once.
+    """
     if config.cluster is not None and notice is None:
         raise ConfigError(
             "one replica of a cluster is not restored: a disk that forgot what it acknowledged must not "
@@ -40,6 +42,10 @@ def require_explicit(config: Config, notice: Path | None) -> None:
             "history of the realm ends with the backup: say so with --break-history NOTICE. Nothing was "
             "changed"
         )
+    if notice is not None:
+        read_secret(config.head_key)
+        if notice.exists():
+            read_notice(notice, config.realm)
 
 
 def history_end(config: Config, applied_index: int, state_digest: str) -> Ended:

@@ -56,6 +56,19 @@ def test_one_member_is_not_restored_without_breaking_history(hosts: list[Config]
     require_explicit(replace(hosts[0], cluster=None), None)
 
 
+def test_a_notice_that_cannot_be_signed_is_told_before_anything_is_restored(
+    hosts: list[Config], tmp_path: Path
+) -> None:
+    notice = tmp_path / "notice.json"
+    notice.write_text("{}")
+    with pytest.raises(ConfigError, match=r"notice\.json"):
+        require_explicit(hosts[0], notice)
+    notice.unlink()
+    hosts[0].head_key.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        require_explicit(hosts[0], notice)
+
+
 def test_every_host_signs_one_notice_of_where_the_history_ends(hosts: list[Config], tmp_path: Path) -> None:
     path, realm = tmp_path / "notice.json", hosts[0].realm
     keys = {hashing.key_id(public_key(config)): public_key(config) for config in hosts}
