@@ -74,6 +74,15 @@ def test_a_client_asks_over_tls_and_a_dead_address_is_passed_over(world: Simulat
         assert client.ask(BOB_ID, 1).newest_epoch == 3
 
 
+def test_a_stopped_server_is_left_before_the_call_is_overdue(world: SimulatedRealm) -> None:
+    """Its system goes on taking connections; an update would wait a minute before the next address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        given_up = pytest.raises(Unreachable, match="UNAVAILABLE")
+        with transport_of(world, address, timeout_s=15.0) as transport, given_up:  # gRPC alone: after 20 s
+            transport.call(address, "Lookup", b"")
+
+
 def test_a_refusal_comes_with_its_reason(world: SimulatedRealm) -> None:
     with transport_of(world) as transport, pytest.raises(Refused) as refused:
         Client(world.realm, transport, MemoryPins()).lookup(BOB_ID, 77)

@@ -24,6 +24,7 @@ from verifier.errors import ConfigError, Malformed, Reason, Refused
 SERVICE = "/e2eks.v1.Keyserver/"
 DEFAULT_PORT = 4625
 DEFAULT_TIMEOUT_S = 10.0
+CONNECT_MS = 5_000  # until a connection stands: the system of a process that is stopped goes on taking them
 ANSWER_BYTES = 2 * limits.REALM_JSON_BYTES  # the largest answer is a realm.json; more is no answer
 STREAM_MESSAGES = 4096  # of one streamed answer; a realm changes its replicas a few times a year
 STREAM_BYTES = 1024 * limits.SIGNED_HEAD_BYTES  # of one; all the changes of replicas that a client remembers
@@ -111,6 +112,7 @@ class GrpcTransport:
             options = [
                 ("grpc.max_receive_message_length", ANSWER_BYTES),
                 ("grpc.enable_retries", 0),
+                ("grpc.min_reconnect_backoff_ms", CONNECT_MS),  # gRPC's name for how long an attempt may take
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.enable_http_proxy", int(not _is_loopback(target))),
             ]
