@@ -195,6 +195,7 @@ class RaftLog:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._standing.require_running()
         async with self._rewriting:  # nobody rewrites these rows meanwhile; turns go on
+            self._standing.require_running()
             return await self._uses.in_thread(lambda: self._journal.compact(indices))
 
     def leader_hint(self) -> bool:

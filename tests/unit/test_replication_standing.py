@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from clusters.raft import raft_clusters
 from etcd_members import EtcdMembers
 from etcd_members.logs import Place
 
 from kv.interface import StorageError
 from replication.etcd.log import EtcdLog
 from replication.local import LocalLog, open_local_log
+from replication.raft.log import RaftLog
 from replication.standing import Standing
 from replication.testing import propose_all, public_half, take
 from replication.types import LogNotRunning
 
-Log = LocalLog | EtcdLog
+Log = LocalLog | EtcdLog | RaftLog
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,14 @@ async def test_who_waits_to_erase_in_an_etcd_log_hears_that_it_stops(
     members: EtcdMembers, tmp_path: Path
 ) -> None:
     async with Place(members, tmp_path).running() as log:
+        await who_waits_to_erase_is_refused(log)
+
+
+async def test_who_waits_to_erase_in_a_raft_log_hears_that_it_stops(tmp_path: Path) -> None:
+    async with raft_clusters(tmp_path)(1) as cluster:
+        log = cluster.open("r1")
+        assert isinstance(log, RaftLog)
+        await log.start(1)
         await who_waits_to_erase_is_refused(log)
 
 
