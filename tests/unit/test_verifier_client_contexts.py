@@ -85,6 +85,18 @@ def test_a_quorum_that_can_show_two_views_must_be_wanted(tmp_path: Path) -> None
         add(contexts, split)
     add(contexts, split, allow=True)
     assert contexts.load("example.test").quorum == one_of_each()
+    with pytest.raises(ConfigError, match="allow-split-view"):
+        add(contexts, context_of())
+
+
+def test_a_users_own_quorum_outlives_a_new_realm_file(tmp_path: Path) -> None:
+    contexts, both = Contexts(tmp_path), REALM.verification_policy.quorum
+    own = replace(context_of(), quorum=both)
+    assert contexts.add(context_of(), fingerprint=None, allow_split_view=False).quorum is None
+    add(contexts, own)
+    renewed = context_of(addresses=("elsewhere.test:1",))
+    kept = contexts.add(renewed, fingerprint=None, allow_split_view=False)
+    assert kept == contexts.load("example.test") == replace(renewed, quorum=both)
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "Capital", "a" * 65])

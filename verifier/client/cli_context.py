@@ -56,10 +56,12 @@ def add(
     realm = read_realm(Path(source)) if is_file else _fetched(session, source, fingerprint)
     own = read_quorum(Path(quorum)) if quorum else None
     added = Context(name or realm.name, realm, own)
-    session.contexts.add(added, fingerprint=fingerprint, allow_split_view=allow_split_view)
+    added = session.contexts.add(added, fingerprint=fingerprint, allow_split_view=allow_split_view)
     actual = realms.fingerprint(realm)
     session.tick("realm", f"{realm.name}, kept as context {added.name!r}")
     session.tick("fingerprint", actual if fingerprint else f"{actual}  ← compare it with the operator's")
+    if added.quorum is not None:
+        session.tick("quorum", "your own" if own else "your own, kept from before")
     if session.contexts.current() is None:
         session.say(f" choose it: e2eks context use {added.name}")
     session.write({"schema": SCHEMA, "name": added.name, "realm": realm.name, "fingerprint": actual})

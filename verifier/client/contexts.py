@@ -6,7 +6,7 @@ What a realm's file says is trusted from here on, so its fingerprint is compared
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from e2eks.v1 import types_pb2 as pb
@@ -60,6 +60,11 @@ def read_quorum(path: Path) -> QuorumExpr:
         raise ConfigError(f"{path} is no quorum: {error.what}") from None
 
 
+def _own_quorum(folder: Path) -> QuorumExpr | None:
+    path = folder / QUORUM_FILE
+    return read_quorum(path) if path.exists() else None
+
+
 class Contexts:
     """The folder of contexts, and which of them is current."""
 
@@ -91,8 +96,7 @@ class Contexts:
             raise ConfigError(
                 f"there is no context {name!r} (known: {known}); add it: e2eks context add REALM_FILE"
             )
-        quorum = read_quorum(folder / QUORUM_FILE) if (folder / QUORUM_FILE).exists() else None
-        return Context(name, read_realm(folder / REALM_FILE), quorum)
+        return Context(name, read_realm(folder / REALM_FILE), _own_quorum(folder))
 
     def load_current(self, name: str | None) -> Context:
         """The named context, or the current one. Raises ConfigError."""
@@ -106,8 +110,9 @@ class Contexts:
             raise ConfigError(f"no realm is chosen; {what}")
         return self.load(chosen)
 
-    def add(self, context: Context, *, fingerprint: str | None, allow_split_view: bool) -> None:
-        """Store a context. `fingerprint` is what the user was told to compare, if anything.
+    def add(self, context: Context, *, fingerprint: str | None, allow_split_view: bool) -> Context:
+        """Store a context; what is stored. `fingerprint` is what the user was told to compare, if anything.
+        A user's own quorum outlives a new realm file.
 
         Raises ConfigError if the fingerprint differs, if the name means another realm already, or if two
         quorums of the realm need not share a verifier.
@@ -116,7 +121,9 @@ class Contexts:
         if fingerprint is not None and fingerprint.strip() != actual:
             what = f"the realm's fingerprint is {actual}, not {fingerprint.strip()}"
             raise ConfigError(f"{what}; do not use it, ask its operator which one is right")
-        quorum = context.quorum or context.realm.verification_policy.quorum
+        folder = self._folder_of(context.name)
+        own = context.quorum or _own_quorum(folder)
+        quorum = own or context.realm.verification_policy.quorum
         if not allow_split_view and policy.can_split(quorum, context.realm.genesis_policy.keys.keys()):
             what = (
                 "two sets of signers without a common verifier satisfy this quorum, so two users can be shown"
@@ -124,7 +131,6 @@ class Contexts:
             raise ConfigError(
                 f"{what} different keys; choose another quorum, or accept it with --allow-split-view"
             )
-        folder = self._folder_of(context.name)
         if (folder / REALM_FILE).exists():
             self._check_same(context, actual, fingerprint)
         files.store_private(folder / REALM_FILE, realms.realm_json(context.realm))
@@ -133,6 +139,7 @@ class Contexts:
                 encoding.quorum_message(context.quorum), preserving_proto_field_name=True
             )
             files.store_private(folder / QUORUM_FILE, json.encode() + b"\n")
+        return replace(context, quorum=own)
 
     def _check_same(self, context: Context, actual: str, fingerprint: str | None) -> None:
         known = realms.fingerprint(self.load(context.name).realm)
