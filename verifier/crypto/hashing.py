@@ -3,7 +3,6 @@
 from hashlib import sha256 as _sha256
 
 LABEL_BYTES_MAX = 255  # The label's length travels in one byte.
-PART_BYTES_MAX = 2**32 - 1  # The length of a part travels in four bytes.
 
 KEY_TYPE_ED25519 = b"\x01"
 

@@ -27,7 +27,6 @@ from verifier.crypto.signatures import GROUP_ORDER, IDENTITY, is_canonical_point
 from verifier.limits import HASH_BYTES, KEY_BYTES, VRF_PROOF_BYTES
 
 SEED_BYTES = 32
-OUTPUT_BYTES = 64
 
 _POINT_BYTES = 32
 _CHALLENGE_BYTES = 16
