@@ -210,6 +210,8 @@ def status(config_file: Path, output: str) -> None:
     found["evidence"] = [str(path) for path in sorted(config.evidence.glob("*.json"))]
     _show(found, output)
     if not found["running"]:
+        why = found.get("stopped") or "it has written no status for a while"
+        click.echo(f"✗ the verifier does not run: {_plain(str(why))}", err=True)
         sys.exit(5)
 
 

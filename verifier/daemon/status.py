@@ -56,7 +56,7 @@ def read_status(path: Path, now_ms: int) -> dict[str, Any]:
     """The content of a status file, with `running`; little of one that is not there. Raises ConfigError."""
     data = find_file(path, STATUS_BYTES, "status file")
     if data is None:
-        return {"schema": SCHEMA, "running": False, "stopped": "it has not run yet"}
+        return {"schema": SCHEMA, "running": False, "stopped": "it never did; start it with `verifier run`"}
     status: dict[str, Any] = {}
     try:
         status = json.loads(data)
