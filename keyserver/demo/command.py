@@ -14,6 +14,8 @@ import click
 from keyserver.demo.stage import Stage
 from keyserver.demo.story import Story, play, steps
 
+INTERRUPTED = 130  # by a signal, in the middle of the steps
+
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,14 +54,14 @@ def demo(replicas: str, verifiers: int, keep: Path | None, script: bool, serve: 
         stage = Stage(folder.resolve(), _names("v", verifiers), _names("r", int(replicas)))
         story = Story(stage, say=lambda line: click.echo(line, err=script))
         try:
-            rows = play(story)
+            rows = play(story, stop.is_set)
             result = _result(story, rows)
             _finish(story, result, script)
             if result["ok"] and (serve or (not script and sys.stdin.isatty())):
                 _wait(story, stop, serve)
         finally:
             stage.processes.stop_all()
-    sys.exit(0 if result["ok"] else 1)
+    sys.exit(0 if result["ok"] else INTERRUPTED if stop.is_set() else 1)
 
 
 def _names(letter: str, number: int) -> tuple[str, ...]:

@@ -234,10 +234,15 @@ def steps(replicas: int) -> tuple[Step, ...]:
     return (*_BEGINNING, _KILL_LEADER, *_END, _LONE_LIAR, _FORK)
 
 
-def play(story: Story) -> list[dict[str, object]]:
-    """Run the steps until one fails; a row for each that ran. Raises nothing that a step raised."""
+def play(story: Story, told_to_end: Callable[[], bool] = lambda: False) -> list[dict[str, object]]:
+    """Run the steps until one fails, or somebody tells; a row for each that ran. Raises nothing that a step
+    raised.
+    """
     rows: list[dict[str, object]] = []
     for number, step in enumerate(steps(len(story.stage.replicas)), 1):
+        if told_to_end():
+            story.say("\nEnded before the next step, as told.")
+            break
         story.say(f"\n{number}. {step.title}")
         begin = time.monotonic()
         problem = ""

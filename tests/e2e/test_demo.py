@@ -205,6 +205,29 @@ def test_one_replica_is_killed_and_comes_back(tmp_path: Path) -> None:
     assert "kill" in [step["name"] for step in result["steps"]]
 
 
+@pytest.mark.slow
+def test_told_to_end_in_the_middle_it_ends_after_the_step(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    arguments = [*DEMO, "--keep", str(folder), "--replicas", "1", "--verifiers", "1"]
+    with subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(tmp_path),
+    ) as process:
+        assert process.stderr is not None
+        while "1. " not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    result = json.loads(out)
+    assert result["ok"] is False
+    assert [step["name"] for step in result["steps"]] == ["set-up"]
+    assert not any((folder / "logs").glob("*"))  # nothing was started
+
+
 def test_an_even_number_of_replicas_is_refused(tmp_path: Path) -> None:
     assert play(tmp_path, "--replicas", "2").returncode == 2
 
