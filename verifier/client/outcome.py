@@ -30,6 +30,7 @@ class Exit(IntEnum):
     NOT_RATIFIED = 7
     CONFLICT = 8
     GONE = 9
+    STOPPED = 130  # by the keyboard or a "no", as shells have it
 
 
 class Unreachable(E2eksError):

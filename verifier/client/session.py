@@ -248,7 +248,12 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt):
+            from verifier.client.outcome import Exit
+
+            click.echo("stopped", err=True)
+            ctx.exit(Exit.STOPPED)
+        except (click.ClickException, click.exceptions.Exit):
             raise
         except BrokenPipeError:  # who reads has read enough: click ends without a word
             raise
