@@ -179,23 +179,6 @@ def test_exit_9_erased_or_revoked(shell: Shell) -> None:
 # lookup
 
 
-def test_exit_130_ended_at_the_keyboard(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("verifier.client.client.Client.ask", end)
-    run = shell("lookup", OTHER)
-    assert run.exit == 130
-    assert run.stderr.splitlines()[-1] == "stopped"
-
-
-def test_exit_130_a_question_answered_with_no(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verifier.client.cli_identity.is_interactive", lambda: True)
-    assert shell("identity", "new", USER).exit == 0
-    run = shell("identity", "backup", USER, stdin=b"n\n")
-    assert (run.exit, run.stdout) == (130, "")
-
-
 def test_data_is_on_stdout_and_the_checks_on_stderr(shell: Shell) -> None:
     run = shell("lookup", OTHER)
     assert run.stdout == "age  age1bob\nbin  AP8=\nssh\n  # mine\n  ssh-ed25519 AAAA bob\n"

@@ -191,3 +191,20 @@ def test_who_stops_reading_is_no_bug(shell: Shell, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("verifier.client.session.Session.write", gone)
     assert shell("context", "list", "-o", "json").stderr == ""
+
+
+def test_what_is_ended_at_the_keyboard_is_no_bug(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verifier.client.client.Client.ask", end)
+    run = shell("lookup", OTHER)
+    assert run.exit == 130
+    assert run.stderr.splitlines()[-1] == "stopped"
+
+
+def test_a_question_answered_with_no_ends_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifier.client.cli_identity.is_interactive", lambda: True)
+    assert shell("identity", "new", USER).exit == 0
+    run = shell("identity", "backup", USER, stdin=b"n\n")
+    assert (run.exit, run.stdout) == (130, "")
