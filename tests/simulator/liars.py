@@ -187,8 +187,8 @@ class LyingReplica:
         return shown
 
     def falsified(self, answer: bytes) -> bytes:
-        """An answer with something changed in it."""
-        if self.rng.random() < 0.3:
+        """An answer with something changed in it, if there is anything in it."""
+        if self.rng.random() < 0.3 or not answer:
             return answer
         changed = bytearray(answer)
         changed[self.rng.randrange(len(changed))] ^= 1 << self.rng.randrange(8)
