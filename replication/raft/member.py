@@ -189,7 +189,7 @@ class _Inbox:
         """Take what fits into one turn."""
         taken, self._taken = self._taken, trio.Event()
         taken.set()
-        if len(self._events) <= TURN_EVENTS_MAX and self._size <= TURN_BYTES_MAX:  # as mostly
+        if len(self._events) <= TURN_EVENTS_MAX and self._size < TURN_BYTES_MAX:  # as mostly
             events, self._events, self._sizes, self._size = self._events, [], [], 0
             self._held.clear()
             return events
