@@ -108,10 +108,9 @@ BANS = (
     ),
     Ban("random.*", DICE, "randomness is a parameter outside the edges"),
     Ban("pickle.*", (), "it runs what strangers send"),
+    Ban("*patch.dict", (), "of os.environ it frees what threads of C read"),
     Ban(
-        "os._exit",
-        ("tests/**", "keyserver/signals.py", "verifier/daemon/run.py"),
-        "a process ends in one place: where a second signal is obeyed",
+        "os._exit", ("tests/**", "keyserver/signals.py", "verifier/daemon/run.py"), "one place ends a process"
     ),
 )
 PURE_BANS = (

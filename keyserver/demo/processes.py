@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,10 +63,14 @@ def wait_until(ready: Callable[[], bool], what: str, process: subprocess.Popen[b
 
 @dataclass
 class Processes:
-    """Long-running processes by name; each writes to `logs`/NAME.log."""
+    """Long-running processes by name; each writes to `logs`/NAME.log.
+
+    `variables` are what a process finds in its environment on top of the caller's.
+    """
 
     logs: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    variables: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     def start(self, name: str, arguments: Sequence[str], ready: Callable[[], bool]) -> None:
         """Start a process and wait until it is ready."""
@@ -75,9 +80,15 @@ class Processes:
     def spawn(self, name: str, arguments: Sequence[str]) -> None:
         """Start a process without waiting."""
         self.logs.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **self.variables.get(name, {})}
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
 
     def kill(self, name: str) -> None:

@@ -15,9 +15,7 @@ THREE = ("r1", "r2", "r3")
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_lost_is_put_back_as_an_admitted_break(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_that_is_lost_is_put_back_as_an_admitted_break(tmp_path: Path) -> None:
     realm = RealmProcesses(tmp_path / "realm", ("v1",), THREE)
     backup, notice = tmp_path / "r2.e2eks", tmp_path / "notice.json"
     try:
@@ -38,7 +36,6 @@ def test_a_cluster_that_is_lost_is_put_back_as_an_admitted_break(
             realm.ok("keyserver", "backup", "restore", backup, *flag, "-c", realm.config_of(name))
             realm.spawn_replica(name)
         assert len(json.loads(notice.read_text())["signatures"]) == 3
-        monkeypatch.setenv("E2EKS_HOME", str(tmp_path / "home"))
         judged = realm.run(
             "verifier.client", "verify-notice", str(notice), "--realm-file", str(realm.realm_file)
         )

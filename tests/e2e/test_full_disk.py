@@ -31,9 +31,8 @@ ENOUGH_TO_STOP = 40_000  # bytes: an epoch or a few under load
 class CountedRealm(SmallDiskRealm):
     """The one for machines where nothing may be mounted."""
 
-    def set_up(self) -> None:
-        super(SmallDiskRealm, self).set_up()
-        self.disk = Counted(self.replica)
+    def new_disk(self) -> SmallDisk:
+        return Counted(self.replica)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from unittest.mock import patch
 
 from keyserver.config import Epochs, Storage
 from keyserver.demo.processes import wait_until
@@ -47,12 +45,16 @@ class CrashingRealm(RealmProcesses):
         super().spawn_replica(name, counting_crashes=counting_crashes)
 
     def spawn(self, name: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start a process without waiting, with these variables on top of the test's own."""
-        with patch.dict(os.environ, environment or {}):
+        """Start a process without waiting, this once with these variables on top of those it always has."""
+        always = self.processes.variables.get(name, {})
+        self.processes.variables[name] = {**always, **(environment or {})}
+        try:
             if name in self.replicas:
                 self.spawn_replica(name)
             else:
                 self.start_verifier(name)
+        finally:
+            self.processes.variables[name] = always
 
     def check_at_rest(self) -> None:
         """Raises AssertionError if what is true without load is not."""

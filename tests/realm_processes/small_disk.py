@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
-from unittest.mock import patch
 
 import preload
 
@@ -116,10 +115,15 @@ class SmallDiskRealm(CrashingRealm):
 
     def set_up(self) -> None:
         super().set_up()
+        self.disk = self.new_disk()
+        self.processes.variables[REPLICA] = self.disk.environment
+
+    def new_disk(self) -> SmallDisk:
+        """One under the first replica's folder."""
         try:
-            self.disk = Tmpfs(self.replica)
+            return Tmpfs(self.replica)
         except OSError:
-            self.disk = Counted(self.replica)
+            return Counted(self.replica)
 
     def open(self) -> None:
         try:
@@ -128,7 +132,3 @@ class SmallDiskRealm(CrashingRealm):
             if self.disk is not None:  # nobody else will know that something is mounted
                 self.disk.close()
             raise
-
-    def spawn_replica(self, name: str = REPLICA, *, counting_crashes: bool = False) -> None:
-        with patch.dict(os.environ, self.disk.environment if self.disk and name == REPLICA else {}):
-            super().spawn_replica(name, counting_crashes=counting_crashes)

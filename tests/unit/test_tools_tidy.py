@@ -28,6 +28,12 @@ SAMPLES = [
     ("banned-call", "kv/a.py", DOC + "import datetime\ndatetime.datetime.now()\n", DOC + "now()\n"),
     ("banned-call", "kv/a.py", DOC + "import random\nrandom.random()\n", DOC + "rng.random()\n"),
     ("banned-call", "tests/unit/test_a.py", "import time\ntime.sleep(1)\n", "import time\ntime.time()\n"),
+    (
+        "banned-call",
+        "tests/unit/test_a.py",
+        "from unittest.mock import patch\nwith patch.dict(os.environ, {}): pass\n",
+        "from unittest.mock import patch\nwith patch('a.b'): pass\n",
+    ),
     ("banned-call", "verifier/a.py", DOC + "hash(b'')\n", DOC + "hashed(b'')\n"),
     ("confined-import", "kv/a.py", DOC + "import plyvel\n", DOC + "import kv.leveldb\n"),
     ("confined-import", "kv/a.py", DOC + "from grpc import aio\n", DOC + "from kv import keys\n"),
