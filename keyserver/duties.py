@@ -74,14 +74,16 @@ class Duties:
             turn = self._replica.applied.turn()  # BEFORE looking: what is written meanwhile wakes us at once
             pause_ms: float = LOOK_AGAIN_MS
             if not self._signer.quarantined and not self._proposer.held:
-                await self.pursue()
-                pause_ms = self._pause_ms()
+                pause_ms = await self.pursue()
             with trio.move_on_after(pause_ms / 1000):
                 await turn.wait()
 
-    async def pursue(self) -> None:
-        """Propose what is owed now and was not tried too recently."""
-        facts, replica = self._facts(), self._replica
+    async def pursue(self) -> int:
+        """Propose what is owed now and was not tried too recently. After how many ms to look again, even if
+        no batch is applied. Raises Halt and StorageError.
+        """
+        began_ms, replica = steady_ms(), self._replica
+        facts = self._facts(began_ms)
         if self._proposer.losses != self._losses:
             self._losses = self._proposer.losses
             self._attempts.start_over()
@@ -97,8 +99,9 @@ class Duties:
                     crash_points.reach("S5")
             except Refused as refusal:  # the log is behind: tried again like every other failure
                 self._logger.warning("duty postponed", duty=duty[0], reason=refusal.reason.value)
+        return max(self._next_ms(facts.now_ms, began_ms) - steady_ms(), LOOK_SOONEST_MS)
 
-    def _facts(self) -> Facts:
+    def _facts(self, looked_ms: int) -> Facts:
         facts = Facts(
             now_ms=self._clock(),
             replica=self._signer.key_id,
@@ -111,8 +114,8 @@ class Duties:
             self._due = None
             return facts
         if self._due is None or self._due[0] != state.epoch:
-            self._due = state.epoch, steady_ms()
-        return replace(facts, due_for_ms=steady_ms() - self._due[1])
+            self._due = state.epoch, looked_ms
+        return replace(facts, due_for_ms=looked_ms - self._due[1])
 
     async def _command(self, obligation: Obligation) -> Command:
         match obligation:
@@ -142,24 +145,23 @@ class Duties:
             raise Refused(Reason.NOT_READY, "this replica only reads: it may not sign") from error
         return SignHead(owed.epoch, hashing.head_hash(owed.head), made)
 
-    def _pause_ms(self) -> float:
-        """How long nothing can become due by time alone."""
-        state, now_ms = self._replica.state, self._clock()
+    def _next_ms(self, now_ms: int, looked_ms: int) -> int:
+        """When, by the steady clock, time alone makes something due that was not due at the look: at `now_ms`
+        by this replica's clock, `looked_ms` by the steady one. What was due then is proposed, and waits for
+        its retry; what has become due since is not even seen.
+        """
+        state = self._replica.state
         waits = [LOOK_AGAIN_MS]
         if state.is_signed:
             since = state.issue_time_ms
             waits.append(since + self._epochs.max_interval_ms - now_ms)
             if state.pending_updates:
-                waits.append(since + state.min_epoch_interval_ms - now_ms)
+                waits.append(since + max(state.min_epoch_interval_ms, 1) - now_ms)
         if self._due is not None and self._signer.key_id in state.policy.keys:
-            takeover_ms = self._due[1] + obligations.takeover_ms(state, self._signer.key_id)
-            waits.append(takeover_ms - steady_ms())
-        # What is due already was proposed just now, and waits for its retry.
-        ahead = [wait for wait in waits if wait > 0]
+            waits.append(self._due[1] + obligations.takeover_ms(state, self._signer.key_id) - looked_ms)
+        ahead = [looked_ms + wait for wait in waits if wait > 0]
         retry_ms = self._attempts.next_ms()
-        if retry_ms is not None:
-            ahead.append(retry_ms - steady_ms())
-        return max(min(ahead), LOOK_SOONEST_MS)
+        return min(ahead) if retry_ms is None else min(*ahead, retry_ms)
 
 
 def steady_ms() -> int:

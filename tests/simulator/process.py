@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyserver import data_directory, own_key, quarantine
 from keyserver.config import Epochs
-from keyserver.duties import Duties
+from keyserver.duties import LOOK_AGAIN_MS, Duties
 from keyserver.erasure import Blanker
 from keyserver.lives import CEILING, Lives
 from keyserver.machine import commands, notices, views
@@ -223,9 +223,10 @@ class ReplicaProcess:
 
     def _pursue(self) -> None:
         self._rows = self.replica.applied.turn()  # BEFORE looking
+        pause_ms = LOOK_AGAIN_MS
         if not self.signer.quarantined and not self.proposer.held:
-            finish(self.duties.pursue())
-        self._duties_at = self.world.now + round(self.duties._pause_ms() * MS)
+            pause_ms = finish(self.duties.pursue())
+        self._duties_at = self.world.now + pause_ms * MS
 
     def _answer(self, batch: Batch) -> None:
         for notice in batch.notices:

@@ -1,5 +1,6 @@
 """Duties in virtual time: who proposes the delimiter when, whatever the log knows of leaders."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from keyserver.machine.commands import Command, Delimiter
 from keyserver.machine.obligations import TAKEOVER_MS
 from keyserver.machine.state import Machine
 from keyserver.metrics import Metrics
+from keyserver.published import Published
 from keyserver.replica import Replica
 from keyserver.testing import Disk, small_realm
 from keyserver.vrf_cache import VrfCache
@@ -48,17 +50,24 @@ def passed_ms() -> int:
 
 
 @asynccontextmanager
-async def pursued(folder: Path, *, leads: bool, jump_ms: int = 0) -> AsyncIterator[Leadership]:
-    """A replica that has just started: an epoch is due at once. Its clock jumps after half a second."""
+async def pursued(
+    folder: Path, *, leads: bool, jump_ms: int = 0, issued_ms: int = 0, reading_ms: int = 0
+) -> AsyncIterator[Leadership]:
+    """A replica that has just started: an epoch is due at once, or after one issued at `issued_ms`. Its clock
+    jumps after half a second, and goes on by `reading_ms` whenever it is read.
+    """
     store, signer, both = MemoryStore(), Disk(folder).signer(SMALL), Leadership(leads)
     replica = Replica(
         Machine(SMALL.realm, EPOCHS.min_interval_ms), store, VrfCache(store, signer.vrf_prove), Metrics()
     )
+    if issued_ms:
+        state = dataclasses.replace(replica.state, issue_time_ms=issued_ms, pending_updates=1)
+        replica.published = Published(SMALL.realm, store, state)
     began = passed_ms()
 
     def clock() -> int:
         both.readings += 1
-        passed = passed_ms() - began
+        passed = passed_ms() - began + both.readings * reading_ms
         return START_MS + passed + (jump_ms if passed > 500 else 0)
 
     duties = Duties(replica, signer, both, both, EPOCHS, clock, lambda: 0.5)  # type: ignore[arg-type]
@@ -103,3 +112,15 @@ async def test_while_nothing_may_be_proposed_nobody_looks_again_and_again(
         before = both.readings
         await trio.sleep(30)
         assert both.readings - before < 30
+
+
+async def test_an_epoch_that_falls_due_while_duties_are_looked_at_is_ended_at_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    began = passed_ms()
+    issued_ms = START_MS + 2 - EPOCHS.min_interval_ms  # one reading too early, due at the next
+    async with pursued(tmp_path, leads=True, issued_ms=issued_ms, reading_ms=1) as both:
+        await both.first.wait()
+    ((at, command),) = both.submitted
+    assert isinstance(command, Delimiter)
+    assert at - began < EPOCHS.min_interval_ms

@@ -21,6 +21,7 @@ from asking import (
 )
 
 from keyserver.config import Registration
+from keyserver.duties import LOOK_AGAIN_MS
 from keyserver.rate_limits import Later
 from keyserver.run import Parts, Surroundings, now_ms
 from keyserver.testing import Disk, Person, running, seed, small_realm
@@ -153,8 +154,9 @@ async def test_a_second_update_of_one_epoch_is_pending(tmp_path: Path) -> None:
         await refused(Reason.UPDATE_PENDING, parts, alice.draft({"ssh": b"2"}).SerializeToString())
 
 
-async def _nothing() -> None:
+async def _nothing() -> int:
     await trio.lowlevel.checkpoint()
+    return LOOK_AGAIN_MS
 
 
 async def test_a_registration_without_proof_is_refused_where_one_is_required(tmp_path: Path) -> None:
