@@ -1,5 +1,6 @@
 """A verifier at work, how often it asks, and what it offers."""
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -18,6 +19,8 @@ from kv.memory import MemoryStore
 from verifier.daemon.config import Times
 from verifier.daemon.failures import CallRefused
 from verifier.daemon.outbox import Outbox
+from verifier.daemon.state import load_state
+from verifier.daemon.step import apply_message
 from verifier.daemon.watch import Daemon, Parts
 from verifier.errors import Reason
 from verifier.signonce import SignOnceRegister
@@ -44,10 +47,12 @@ class RefusingTarget(MemoryTarget):
     def __init__(self, wanted: int) -> None:
         super().__init__(wanted)
         self.connections = 0
+        self.at: list[float] = []  # when each began
 
     @contextmanager
     def connected(self) -> Iterator[MemoryTarget]:
         self.connections += 1
+        self.at.append(trio.current_time())
         if self.connections > self._wanted:
             self.enough.set()
         yield self
@@ -65,14 +70,17 @@ async def work(
     sources: list[Any],
     targets: list[Any],
     times: Times,
+    before: Callable[[MemoryStore, Outbox], None] = lambda store, outbox: None,
 ) -> None:
-    """A verifier of the sample realm at work until something happened."""
+    """A verifier of the sample realm at work until something happened; `before` is what a former life did."""
     register = SignOnceRegister.create(path / "register", key_id=OWNER.key_id)
     store, now_ms = MemoryStore(), START_MS + 10_000
+    outbox = Outbox(store, register, OWNER.secret, OWNER.key_id, lambda: now_ms)
+    before(store, outbox)
     parts = Parts(
         realm=Stream().realm,
         store=store,
-        outbox=Outbox(store, register, OWNER.secret, OWNER.key_id, lambda: now_ms),
+        outbox=outbox,
         sources=sources,
         targets=targets,
         evidence=path / "evidence",
@@ -108,3 +116,26 @@ async def test_a_keyserver_that_takes_nothing_is_not_offered_all_that_is_owed(
     await work(tmp_path, rng, tried, sources=[source], targets=[target], times=FAST)
     assert target.connections > 60
     assert len(target.pushed) <= target.connections
+
+
+async def test_a_keyserver_that_does_not_say_what_a_key_signed_is_asked_again_only_after_a_wait(
+    tmp_path: Path, rng: Random
+) -> None:
+    """Also when a head was replayed before it said so: only one that comes meanwhile hurries the verifier."""
+    stream, target, times = (
+        Stream().grow(2),
+        RefusingTarget(wanted=8),
+        Times(retry_min_ms=60, retry_max_ms=60),
+    )
+    heads_to_come = 1
+
+    def ratify_first(store: MemoryStore, outbox: Outbox) -> None:
+        first = stream.message(1, len(stream.steps) // 2 + 1)
+        store.write(apply_message(store, stream.realm, load_state(store, stream.realm), first).writes)
+        outbox.ratify(1)
+
+    source = MemorySource([steps_message(step) for step in stream.steps])
+    tried = partial(trio.to_thread.run_sync, target.enough.wait, DEADLINE_S, abandon_on_cancel=True)
+    await work(tmp_path, rng, tried, sources=[source], targets=[target], times=times, before=ratify_first)
+    at_once = sum(later - earlier < 0.030 for earlier, later in itertools.pairwise(target.at))
+    assert at_once <= heads_to_come

@@ -253,10 +253,10 @@ class Daemon:
         CallRefused by a keyserver that takes nothing.
         """
         with target.connected() as sender:
-            if not self._asked and not await self._ask(sender, target.address):
-                return False
             while True:
                 self._owed = trio.Event()  # BEFORE the rows are read: what comes after them sets it
+                if not self._asked and not await self._ask(sender, target.address):
+                    return False
                 epochs = await trio.to_thread.run_sync(owed_epochs, self._store, DELIVER_AT_ONCE)
                 if not epochs:
                     return True
