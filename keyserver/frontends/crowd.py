@@ -149,7 +149,8 @@ class Readers:
             soon = asyncio.get_running_loop().time() + HURRY_SECONDS
             for patience in self._reading:
                 end = patience.when()
-                patience.reschedule(soon if end is None else min(end, soon))
+                if not patience.expired():  # its turn is ending in this round of the loop
+                    patience.reschedule(soon if end is None else min(end, soon))
         self._waiting += 1
         try:
             await self._all.acquire()

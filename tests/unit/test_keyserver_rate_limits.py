@@ -262,6 +262,21 @@ def test_who_reads_slowly_while_others_wait_is_refused_and_who_waits_gets_the_tu
     asyncio.run(run())
 
 
+def test_who_waits_is_not_refused_because_a_readers_time_is_over_just_now() -> None:
+    async def run() -> None:
+        reading = Reading(total=1)
+        slow = reading.start("a")
+        await settled()
+        (patience,) = reading.readers._reading
+        patience.reschedule(0)  # over in the next round of the loop, BEFORE the other begins to wait
+        waiting = reading.start("b")
+        assert isinstance((await asyncio.gather(slow, return_exceptions=True))[0], RateLimited)
+        reading.arrived.set()
+        assert await waiting == "b"
+
+    asyncio.run(run())
+
+
 def test_a_request_that_never_comes_runs_into_its_own_time() -> None:
     async def run() -> None:
         with pytest.raises(TimeoutError):
