@@ -63,6 +63,14 @@ def test_a_verifier_that_never_ran_does_not_run(tmp_path: Path) -> None:
     assert not read_status(path, NOW_MS + ALIVE_MS)["running"]
 
 
+def test_a_clock_that_was_set_back_does_not_make_a_verifier_look_dead(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    file, hour_ago_ms = StatusFile(path, "v1"), NOW_MS - 3_600_000
+    file.write({"epoch": 7}, NOW_MS)
+    file.write({"epoch": 7}, hour_ago_ms)
+    assert read_status(path, hour_ago_ms)["running"]
+
+
 @pytest.mark.parametrize(
     "content",
     [

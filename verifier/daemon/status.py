@@ -30,7 +30,7 @@ class StatusFile:
 
     def write(self, standing: Mapping[str, Any], now_ms: int) -> None:
         """Write when something changed or the file grows old. Raises ConfigError."""
-        if standing == self._written and now_ms - self._written_ms < REFRESH_MS:
+        if standing == self._written and abs(now_ms - self._written_ms) < REFRESH_MS:
             return
         self._written, self._written_ms = dict(standing), now_ms
         status = {"schema": SCHEMA, "name": self._name, "updated_ms": now_ms, **standing}
