@@ -66,7 +66,7 @@ class Exchange:
         self._metrics = metrics
         self._clock = clock
         self._evidence = evidence
-        self.signed = Signal()  # this replica has signed a head
+        self.signed = Signal()  # this replica has signed a head, or holds and has one to speak of
         self._agreed: dict[bytes, int] = {}  # key id -> newest epoch of which it has shown this very head
         self._early: dict[bytes, dict[int, peers_pb2.ShownHead]] = {}
         self._different: dict[bytes, Difference] = {}  # the latest by key id
@@ -170,6 +170,8 @@ class Exchange:
         """Hold this replica, or let it go on, by what is known now."""
         why = next((self._words(key_id, found) for key_id, found in self._open()), "")
         if why:
+            if not self._proposer.holds(HOLD):
+                self.signed.wake()  # others that hold as well wait for its word
             self._proposer.hold(HOLD, why, stop=True)
         elif self._proposer.holds(HOLD):
             self._proposer.release(HOLD)

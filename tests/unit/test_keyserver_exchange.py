@@ -139,9 +139,11 @@ def test_one_liar_stops_nobody_for_longer_than_the_others_need_to_speak(three: l
     for member in (one, other):
         member.exchange.see(liar.word(1))  # early: before they have composed the epoch themselves
         assert not member.held
+        to_say = member.exchange.signed.turn()
         member.compose(1)
         assert member.held  # and so has signed nothing
         assert member.exchange.newest == 1
+        assert to_say.is_set()  # or it would be said only when peers are visited the next time
     assert one.signer.newest_signed() is None
     one.exchange.see(other.word(1))  # its word, though it may not sign
     other.exchange.see(one.word(1))
