@@ -1,7 +1,8 @@
 """What becomes of the payloads proposed here: placed in the log by the leader, followed until settled.
 
 A proposal is under way in one leadership. When that ends, what is not known to be committed is UNKNOWN: it
-may still be committed by the next leader. Nothing here is durable; a proposer that hears nothing repeats.
+may still be committed by the next leader. To miss a leader is not its end: that is another term, or a link
+that broke. Nothing here is durable; a proposer that hears nothing repeats.
 """
 
 from collections import deque
@@ -42,6 +43,7 @@ class Proposals:
         self._replies: list[Message] = []  # of this turn, from the leader
         self._settled: list[tuple[int, Outcome]] = []  # of this turn
         self._leadership: Leadership = (0, None)
+        self._is_cut_off = False  # from the leader of this leadership, be it for a moment
         self._placed: dict[int, int] = {}  # Raft's index -> token, in this leadership
         self._forwarded: dict[int, _Forwarded] = {}  # first number of a request -> what it held
         self._forwarded_bytes = 0
@@ -76,7 +78,7 @@ class Proposals:
     def disconnected(self, member: str) -> None:
         """What was on the way to the leader may be lost with the link, even if there is a new one already."""
         if member == self._leadership[1]:
-            self._leadership = (0, None)
+            self._is_cut_off = True
 
     def place(self) -> None:
         """After the tick: settle what it committed, then place what this turn brought."""
@@ -84,7 +86,7 @@ class Proposals:
         for reply in self._replies:
             self._take_reply(reply)
         leadership = self._engine.term, self._engine.reachable_leader
-        if leadership != self._leadership:
+        if self._is_cut_off or not self._goes_on(leadership):
             self._begin_leadership(leadership)
         self._expire()
         queue = [(token, payload) for token, payload in self._queue if token in self._tokens]
@@ -107,6 +109,15 @@ class Proposals:
         """Return when the oldest proposal is given up."""
         return next(iter(self._tokens.values()), float("inf"))
 
+    def _goes_on(self, leadership: Leadership) -> bool:
+        """Tell whether what is under way may still be settled by whoever took it.
+
+        A follower that misses its leader may hear from it again in the same term. Who led itself cannot.
+        """
+        term, leader = self._leadership
+        misses_leader = leadership == (term, None) and leader != self._engine.member
+        return misses_leader or leadership == self._leadership
+
     def _begin_leadership(self, leadership: Leadership) -> None:
         queued = {token for token, _ in self._queue}
         self._settle_all([token for token in self._tokens if token not in queued], Outcome.UNKNOWN)
@@ -116,7 +127,7 @@ class Proposals:
         self._said.clear()
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
-        self._leadership = leadership
+        self._leadership, self._is_cut_off = leadership, False
 
     def _settle_all(self, tokens: Sequence[int], outcome: Outcome) -> None:
         for token in tokens:

@@ -10,7 +10,7 @@ from raft_members import Cluster
 from kv.interface import StorageError, Store
 from kv.testing import Fault, FaultyStore
 from replication.raft import engine, progress
-from replication.raft.events import HandOver, Outcome
+from replication.raft.events import Connected, Disconnected, HandOver, Outcome
 from replication.raft.journal import JournalConflict
 
 ROUNDS = 60
@@ -25,6 +25,7 @@ class Chaos:
         self.cluster = Cluster(count, rng, wrap=self.wrap, cache_bytes=rng.choice([0, 1000, 2**20]))
         self.loss = rng.choice([0.0, 0.0, 0.05, 0.3])
         self.disorder = rng.random() < 0.5
+        self.breaks = rng.choice([0.0, 0.05, 0.3])
         self.cluster.keep = lambda *_: rng.random() >= self.loss
         self.longest: list[bytes] = []
 
@@ -44,6 +45,8 @@ class Chaos:
             self.shuffle_links()
         for _ in range(rng.randint(1, 60)):
             cluster.now += rng.choice([0.0, 0.01, 0.05])
+            if rng.random() < self.breaks:
+                self.relink()
             for name in list(cluster.nodes):
                 self.turn(name)
         self.check()
@@ -71,6 +74,13 @@ class Chaos:
     def cut(self) -> None:
         pairs = [(a, b) for a in self.cluster.names for b in self.cluster.names if a != b]
         self.cluster.cut |= set(self.rng.sample(pairs, self.rng.randint(0, len(pairs))))
+
+    def relink(self) -> None:
+        """A link breaks under one that sends on it; what comes the other way still arrives."""
+        for one in self.cluster.nodes.values():
+            other = self.rng.choice(self.cluster.names)
+            if other in self.cluster.nodes and other != one.name:
+                one.inbox += [Disconnected(other), Connected(other)]
 
     def hand_over(self) -> None:
         if (leader := self.cluster.leader()) is not None:

@@ -6,7 +6,7 @@ import pytest
 from raft_members import Cluster, outcomes
 
 from replication.raft import proposals
-from replication.raft.events import Connected, Disconnected, Forgotten, Outcome, Received
+from replication.raft.events import Connected, Disconnected, Forgotten, Outcome, Received, Timing
 from replication.raft.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Message
 
 
@@ -61,6 +61,71 @@ def test_what_was_sent_to_a_leader_that_is_lost_is_unknown_at_once(rng: random.R
     cluster.kill(leader)
     cluster.turn(follower)
     assert outcomes(cluster, tokens) == [Outcome.UNKNOWN]
+
+
+def test_who_only_misses_the_leader_goes_on_waiting_for_it(rng: random.Random) -> None:
+    """Its process stood still, or what the leader says is late: it asks for pre-votes, and the term stays."""
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower = others(cluster, leader)[0]
+    tokens = cluster.propose(follower, b"placed")
+    cluster.turn(follower)
+    cluster.turn(leader)
+    cluster.turn(follower)
+    tokens += cluster.propose(follower, b"on the way")
+    cluster.turn(follower)
+    cluster.cut = {(name, follower) for name in cluster.names}
+    assert cluster.run(3.0, lambda: follower_misses(cluster, follower))
+    late = cluster.propose(follower, b"while there is none")
+    cluster.turn(follower)
+    assert outcomes(cluster, [*tokens, *late]) == [None, None, Outcome.REFUSED]
+    cluster.heal()
+    assert settle(cluster, tokens, 1.0) == [Outcome.COMMITTED] * 2
+    assert settle(cluster, cluster.propose(follower, b"as ever"), 1.0) == [Outcome.COMMITTED]
+    assert cluster.agree() == [b"placed", b"on the way", b"as ever"]
+    assert set(cluster.leaders) == {1}
+
+
+def follower_misses(cluster: Cluster, follower: str) -> bool:
+    last = cluster.nodes[follower].last
+    return last is not None and last.leader is None
+
+
+def test_another_leader_ends_the_wait_for_one_that_is_silent(rng: random.Random) -> None:
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower, other = others(cluster, leader)
+    cluster.isolate(leader)
+    tokens = cluster.propose(follower, b"x")
+    cluster.turn(follower)
+    cluster.elect(among=(follower, other))
+    assert outcomes(cluster, tokens) == [Outcome.UNKNOWN]
+
+
+def test_a_leader_without_a_majority_gives_up_what_it_took(rng: random.Random) -> None:
+    cluster = Cluster(3, rng, timing=Timing(settle_s=1000.0))
+    leader = cluster.elect()
+    cluster.isolate(leader)
+    tokens = cluster.propose(leader, b"x")
+    assert settle(cluster, tokens) == [Outcome.UNKNOWN]
+
+
+def test_what_was_committed_is_not_refused_because_the_link_breaks_in_the_same_turn(
+    rng: random.Random,
+) -> None:
+    """Refused is proposed again: it would be in the log twice."""
+    cluster = Cluster(3, rng)
+    leader = cluster.elect()
+    follower, other = others(cluster, leader)
+    tokens = cluster.propose(follower, b"x")
+    for name in (follower, leader, other, follower, leader):  # asked; placed; stored; told where; committed
+        cluster.turn(name)
+    assert cluster.nodes[leader].log() == [b"x"]
+    assert outcomes(cluster, tokens) == [None]
+    cluster.gather(follower).append(Disconnected(leader))
+    cluster.turn(follower)
+    assert cluster.nodes[follower].log() == [b"x"]
+    assert outcomes(cluster, tokens) == [Outcome.COMMITTED]
 
 
 def test_what_nobody_answers_is_unknown_in_the_end(rng: random.Random) -> None:
