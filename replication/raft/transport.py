@@ -148,7 +148,7 @@ class Transport:
             await trio.sleep(LOOK_S)
             now = self._clock()
             for inbox in self._inboxes.values():
-                if not inbox.is_held and now - inbox.heard_at > SILENCE_S:
+                if now - max(inbox.heard_at, inbox.listens_since) > SILENCE_S:
                     inbox.scope.cancel()
             for outbox in self._outboxes.values():
                 outbox.look(now)
@@ -197,9 +197,9 @@ class Transport:
                 if inbox.scope.cancel_called:  # a newer link of this member took over meanwhile
                     return
                 if content:
-                    inbox.is_held = True
+                    inbox.listens_since = inf
                     await self._ends.received(member, content)
-                    inbox.is_held = False
+                    inbox.listens_since = self._clock()
                 else:
                     with trio.fail_after(SEND_S):
                         await secured.send_all(ALIVE)
@@ -256,7 +256,7 @@ class _Inbox:
 
     scope: trio.CancelScope
     heard_at: float
-    is_held: bool = False  # nothing is read because this end does not take it: no silence of the other's
+    listens_since: float = NEVER  # inf: this end takes nothing now, which is no silence of the other's
 
 
 class _Outbox:
