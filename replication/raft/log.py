@@ -39,7 +39,8 @@ from replication.uses import Uses
 
 # A log is read in order, mostly once: its blocks are hardly worth keeping.
 CACHE_BYTES = 8 * 1024 * 1024
-# A proposal waits so long for a leader: longer than any election, shorter than its clock reading is good for.
+# A proposal waits so long for a leader that takes it: longer than any election, and shorter than its clock
+# reading is good for.
 LEADERLESS_S = 4.0
 # Who stops stays so long for another member to take the lead: an election among members that wait for it.
 HAND_OVER_S = 1.0
@@ -156,12 +157,14 @@ class RaftLog:
             raise LogOverloaded("too many proposals wait to be committed")
         self._waiting_bytes += len(payload)
         try:
+            until = trio.current_time() + LEADERLESS_S
             if not self._is_led():
-                await self._wait_for_leader()
+                await self._wait_for_leader(until)
             while not await self._askers.ask(payload):
-                # Whoever refused is not the leader; the next turn may know who is.
-                await self._standing.changed()
-                await self._wait_for_leader()
+                # Whoever refused is not the leader, or out of reach, or full; the next turn may know better.
+                with trio.move_on_at(until):
+                    await self._standing.changed()
+                await self._wait_for_leader(until)
         finally:
             self._waiting_bytes -= len(payload)
 
@@ -293,15 +296,17 @@ class RaftLog:
 
     # --- proposals ---
 
-    async def _wait_for_leader(self) -> None:
-        """Raises NoLeader, LogNotRunning, StorageError."""
+    async def _wait_for_leader(self, until: float) -> None:
+        """Return when there is a leader to ask. Raises NoLeader, LogNotRunning, StorageError."""
         self._standing.require_running()
-        with trio.move_on_after(LEADERLESS_S):
+        with trio.move_on_at(until):
             while not self._is_led():
                 await self._standing.changed()
                 self._standing.require_running()
         if not self._is_led():
             raise NoLeader("no majority of the members has a leader")
+        if trio.current_time() >= until:
+            raise NoLeader("the leader is out of reach, or takes nothing")
 
     def _is_led(self) -> bool:
         return self._last is not None and self._last.leader is not None

@@ -76,6 +76,23 @@ async def test_without_a_majority_a_proposal_is_refused_in_time(
         ]
 
 
+async def test_a_leader_that_is_heard_and_out_of_reach_is_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a wrong address or a firewall that lets one direction through."""
+    monkeypatch.setattr(log_module, "LEADERLESS_S", 0.5)
+    async with raft_clusters(tmp_path, PATIENT)(3) as cluster:
+        logs = await start_all(cluster)
+        leader = await leader_of(logs)
+        name = next(name for name in cluster.names if name != leader)
+        await say(logs[name], b"within reach")
+        log_of(cluster, name)._driver._engine.outbox.reached.discard(leader)
+        with trio.fail_after(HANGS_AFTER_S), pytest.raises(NoLeader, match="out of reach"):
+            await logs[name].propose(b"in vain")
+        assert logs[name].status().leader_name == leader
+        assert b"in vain" not in await agree({leader: logs[leader]}, b"end")
+
+
 async def test_a_proposal_waits_for_the_election(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "LEADERLESS_S", HANGS_AFTER_S)
     async with raft_clusters(tmp_path, PATIENT)(3) as cluster:
