@@ -39,7 +39,7 @@ class Published:
         self.reader = reader
         self.state = state
         self._epochs: dict[int, EpochSigners] = {}
-        self._newest: dict[bytes, int | None] = {}
+        self._newest: dict[bytes, tuple[int | None, int]] = {}  # found or not; heads since when were searched
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._known: frozenset[bytes] | None = None
         self._policies: tuple[tuple[int, AuthorizationPolicy], ...] | None = None
@@ -103,11 +103,12 @@ class Published:
     def newest(self, quorum: QuorumExpr, not_before_ms: int) -> int | None:
         """The newest epoch that satisfies `quorum` and was issued at `not_before_ms` or later, or None."""
         key = encoding.encode_quorum(quorum)
-        if key not in self._newest:
+        kept = self._newest.get(key)
+        if kept is None or (kept[0] is None and not_before_ms < kept[1]):  # this clock was set back
             if len(self._newest) >= REMEMBERED_HEADS:
                 self._newest = {}
-            self._newest[key] = self._walk_back(quorum, not_before_ms)
-        epoch = self._newest[key]
+            kept = self._newest[key] = self._walk_back(quorum, not_before_ms), not_before_ms
+        epoch = kept[0]
         if epoch is None or self.signers(epoch).issue_time_ms < not_before_ms:
             return None
         return epoch

@@ -57,6 +57,7 @@ async def test_the_newest_satisfying_epoch_is_that_of_a_dumb_search(
                     sign(parts, epoch, verifier)
         store = parts.replica.store
         times = {epoch: views.head_at(store, epoch).issue_time_ms for epoch in range(1, 9)}
+        at = view(parts)  # one for all: what it remembers is right for a clock that is set back, too
         for _ in range(60):
             chosen = rng.sample([SMALL.replica, *V], rng.randint(1, 4))
             quorum = QuorumExpr(rng.randint(1, len(chosen)), tuple(chosen))
@@ -66,7 +67,7 @@ async def test_the_newest_satisfying_epoch_is_that_of_a_dumb_search(
                 for epoch in range(1, 9)
                 if times[epoch] >= not_before and policy.satisfied(quorum, views.signers_at(store, epoch))
             ]
-            assert view(parts).newest(quorum, not_before) == max(expected, default=None)
+            assert at.newest(quorum, not_before) == max(expected, default=None)
 
 
 async def test_a_new_signature_is_seen_by_the_next_view_and_only_its_epoch_is_read_again(
