@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import astuple
 from datetime import UTC, datetime
+from functools import partial
 
 from keyserver.demo.processes import free_port, wait_until
 from keyserver.demo.stage import HOST, listening
@@ -17,6 +18,8 @@ from realm_processes.cluster import ClusterProcesses
 from realm_processes.crashes import Trial, see_register
 from verifier.crypto.hashing import key_id
 from verifier.signonce import read_rows
+
+STRETCH = 2_000  # log entries; a replica that joins applies many times as many before its time is over
 
 
 def roll(trial: Trial, realm: ClusterProcesses, spared: str = "", *, joining: str = "") -> None:
@@ -48,9 +51,14 @@ def hand_over(realm: ClusterProcesses, name: str) -> None:
 
 
 def wait_level(realm: ClusterProcesses, name: str, other: str) -> None:
-    """Wait until a replica has what another one has now."""
+    """Wait until a replica has what another one has now: as long as that takes, if only it gets on."""
     wanted = realm.standing(other)["applied_index"]
-    wait_until(lambda: realm.standing(name).get("applied_index", 0) >= wanted, f"{name} to have the log")
+    for level in (*range(STRETCH, wanted, STRETCH), wanted):
+        wait_until(partial(_has, realm, name, level), f"{name} to have {level} of {wanted} log entries")
+
+
+def _has(realm: ClusterProcesses, name: str, entries: int) -> bool:
+    return bool(realm.standing(name).get("applied_index", 0) >= entries)
 
 
 def put_key_in_place(
