@@ -54,7 +54,8 @@ class Published:
             view._known = None if listed else self._known
             view._policies, view._meant = self._policies, self._meant
         if changed:
-            view._epochs = {epoch: kept for epoch, kept in self._epochs.items() if epoch not in changed}
+            known = self._epochs.copy()  # at once: other threads go on asking this view
+            view._epochs = {epoch: kept for epoch, kept in known.items() if epoch not in changed}
         else:
             view._epochs, view._newest, view._heads = self._epochs, self._newest, self._heads
         return view
@@ -77,11 +78,12 @@ class Published:
         if len(until) == 1:
             return quorum
         key = encoding.encode_quorum(quorum), len(until)
-        if key not in self._meant:
+        meant = self._meant.get(key)
+        if meant is None:
             if len(self._meant) >= REMEMBERED_HEADS:
                 self._meant = {}
-            self._meant[key] = policy.succeed(quorum, until)
-        return self._meant[key]
+            meant = self._meant[key] = policy.succeed(quorum, until)
+        return meant
 
     def signers(self, epoch: int) -> EpochSigners:
         """The stored signatures of an epoch that has its majority."""

@@ -70,6 +70,21 @@ async def test_the_newest_satisfying_epoch_is_that_of_a_dumb_search(
             assert at.newest(quorum, not_before) == max(expected, default=None)
 
 
+async def test_a_view_is_asked_by_other_threads_while_the_next_one_is_made(tmp_path: Path) -> None:
+    async with running(SMALL, Disk(tmp_path)) as parts:
+        await grow(parts, 3)
+        before = view(parts)
+        before.signers(1)
+
+        class Meanwhile(set[int]):
+            def __contains__(self, epoch: object) -> bool:
+                before.signers(2)
+                return super().__contains__(epoch)
+
+        after = before.after(parts.replica.state, Meanwhile({3}), listed=False)
+        assert after.signers(2) == before.signers(2)
+
+
 async def test_a_new_signature_is_seen_by_the_next_view_and_only_its_epoch_is_read_again(
     tmp_path: Path,
 ) -> None:
