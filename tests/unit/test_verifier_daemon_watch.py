@@ -1,7 +1,7 @@
 """A verifier at work, how often it asks, and what it offers."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -62,25 +62,21 @@ class RefusingTarget(MemoryTarget):
         raise CallRefused(Reason.NOT_READY)
 
 
-async def work(
+def parts_of(
+    register: SignOnceRegister,
     path: Path,
     rng: Random,
-    until: Callable[[], Awaitable[object]],
     *,
-    sources: list[Any],
-    targets: list[Any],
-    times: Times,
-    before: Callable[[MemoryStore, Outbox], None] = lambda store, outbox: None,
-) -> None:
-    """A verifier of the sample realm at work until something happened; `before` is what a former life did."""
-    register = SignOnceRegister.create(path / "register", key_id=OWNER.key_id)
+    sources: Sequence[Any] = (),
+    targets: Sequence[Any] = (),
+    times: Times = FAST,
+) -> Parts:
+    """What a verifier of the sample realm is put together from."""
     store, now_ms = MemoryStore(), START_MS + 10_000
-    outbox = Outbox(store, register, OWNER.secret, OWNER.key_id, lambda: now_ms)
-    before(store, outbox)
-    parts = Parts(
+    return Parts(
         realm=Stream().realm,
         store=store,
-        outbox=outbox,
+        outbox=Outbox(store, register, OWNER.secret, OWNER.key_id, lambda: now_ms),
         sources=sources,
         targets=targets,
         evidence=path / "evidence",
@@ -88,7 +84,20 @@ async def work(
         rng=rng,
         times=times,
     )
-    with closing(register):
+
+
+async def work(
+    path: Path,
+    rng: Random,
+    until: Callable[[], Awaitable[object]],
+    *,
+    before: Callable[[Parts], None] = lambda parts: None,
+    **ends: Any,
+) -> None:
+    """A verifier of the sample realm at work until something happened; `before` is what a former life did."""
+    with closing(SignOnceRegister.create(path / "register", key_id=OWNER.key_id)) as register:
+        parts = parts_of(register, path, rng, **ends)
+        before(parts)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Daemon(parts).run)
             await until()
@@ -129,13 +138,23 @@ async def test_a_keyserver_that_does_not_say_what_a_key_signed_is_asked_again_on
     )
     heads_to_come = 1
 
-    def ratify_first(store: MemoryStore, outbox: Outbox) -> None:
-        first = stream.message(1, len(stream.steps) // 2 + 1)
-        store.write(apply_message(store, stream.realm, load_state(store, stream.realm), first).writes)
-        outbox.ratify(1)
+    def ratify_first(parts: Parts) -> None:
+        first, state = stream.message(1, len(stream.steps) // 2 + 1), load_state(parts.store, parts.realm)
+        parts.store.write(apply_message(parts.store, parts.realm, state, first).writes)
+        parts.outbox.ratify(1)
 
     source = MemorySource([steps_message(step) for step in stream.steps])
     tried = partial(trio.to_thread.run_sync, target.enough.wait, DEADLINE_S, abandon_on_cancel=True)
     await work(tmp_path, rng, tried, sources=[source], targets=[target], times=times, before=ratify_first)
     at_once = sum(later - earlier < 0.030 for earlier, later in itertools.pairwise(target.at))
     assert at_once <= heads_to_come
+
+
+def test_what_a_verifier_tells_of_itself_stays_as_it_was_told(tmp_path: Path, rng: Random) -> None:
+    """It is read in other threads, which a peer that is compared for the first time must not disturb."""
+    with closing(SignOnceRegister.create(tmp_path / "register", key_id=OWNER.key_id)) as register:
+        daemon = Daemon(parts_of(register, tmp_path, rng))
+        told = daemon.standing()
+        daemon._seen["peers"]["v1"] = 7
+        assert told["peers"] == {}
+        assert daemon.standing()["peers"] == {"v1": 7}

@@ -373,4 +373,5 @@ class Daemon:
             "free_bytes": self._room.free_bytes,
             "not_following_because": self._room.short,
             **self._seen,
+            "peers": dict(self._seen["peers"]),  # as it is now: other threads read what is told
         }
