@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from replication.interface import ReplicatedLog
+from replication.testing import OpenLog
 
 
 class Cluster(Protocol):
@@ -43,3 +44,17 @@ class Cluster(Protocol):
 
 # Called with the number of members; none is started on entering. Each call is a new cluster.
 OpenCluster = Callable[[int], AbstractAsyncContextManager[Cluster]]
+
+
+def stopping(make: Callable[[], ReplicatedLog]) -> OpenLog:
+    """Opens the log of one member as `make` does, and stops it in the end."""
+
+    @asynccontextmanager
+    async def open_log() -> AsyncIterator[ReplicatedLog]:
+        log = make()
+        try:
+            yield log
+        finally:
+            await log.stop()
+
+    return open_log

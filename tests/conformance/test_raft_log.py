@@ -1,28 +1,15 @@
 """The raft engine passes what every engine passes, and what every cluster passes."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from clusters import stopping
 from clusters.checks import CLUSTER_CHECKS, PARTITION_CHECKS, Check, agree, payloads, say, say_all
-from clusters.raft import PATIENT, RaftCluster, raft_clusters
+from clusters.raft import PATIENT, raft_clusters
 
-from replication.interface import ReplicatedLog
 from replication.testing import CHECKS, OpenLog
-
-
-def first_of(cluster: RaftCluster) -> OpenLog:
-    @asynccontextmanager
-    async def open_log() -> AsyncIterator[ReplicatedLog]:
-        log = cluster.open("r1")
-        try:
-            yield log
-        finally:
-            await log.stop()
-
-    return open_log
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -33,7 +20,7 @@ async def test_a_raft_log_conforms(
     async with raft_clusters(tmp_path, PATIENT)(members) as cluster:
         for other in cluster.names[1:]:
             await cluster.start(other)
-        await check(first_of(cluster))
+        await check(stopping(lambda: cluster.open("r1")))
 
 
 @pytest.mark.parametrize("check", [*CLUSTER_CHECKS, *PARTITION_CHECKS], ids=lambda check: check.__name__)

@@ -65,6 +65,15 @@ class EtcdMembers:
         for name in list(self._running):
             self.kill(name)
 
+    @contextmanager
+    def running(self) -> Iterator[EtcdMembers]:
+        """All of them started; whatever happens, ended."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.stop_all()
+
     def pause(self, name: str, signal: int) -> None:
         """Send SIGSTOP or SIGCONT to a member."""
         self._running[name].send_signal(signal)

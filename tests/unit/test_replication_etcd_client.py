@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from e2eks.etcd import api_pb2 as api
 from etcd_members import EtcdMembers
+from etcd_members.fixtures import running_members
 from etcd_members.logs import QUICK, Place, until
 
 from keyserver.demo.processes import free_port
@@ -20,12 +21,7 @@ from replication.types import NoLeader, PeerTls, TlsFilesRefused
 NOBODY = f"https://localhost:{free_port()}"
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(tmp_path_factory.mktemp("etcd"), 1)
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(1)
 
 
 @pytest.fixture

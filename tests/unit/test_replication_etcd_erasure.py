@@ -1,12 +1,12 @@
 """Private parts are erased where they lie in etcd, too, and the order stays."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from e2eks.etcd import api_pb2 as api
 from etcd_members import EtcdMembers
+from etcd_members.fixtures import running_members
 from etcd_members.logs import NEVER_TRIM, Place, until
 
 from replication.etcd.client import Compacted
@@ -18,12 +18,7 @@ PAYLOADS = [b"a|first", b"b|" + SECRET, b"c|third"]
 ERASED = [b"a|first", b"b|", b"c|third"]
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(tmp_path_factory.mktemp("etcd"), 1)
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(1)
 
 
 @pytest.fixture
@@ -83,9 +78,7 @@ async def test_what_was_trimmed_needs_no_erasure_in_etcd(place: Place) -> None:
 
 
 async def test_without_etcd_erasure_is_put_off(tmp_path: Path) -> None:
-    etcd = EtcdMembers(tmp_path / "etcd", 1)
-    try:
-        etcd.start()
+    with EtcdMembers(tmp_path / "etcd", 1).running() as etcd:
         async with Place(etcd, tmp_path).running(timing=NEVER_TRIM) as log:
             await propose_all(log, PAYLOADS)
             await take(log, 3)
@@ -97,8 +90,6 @@ async def test_without_etcd_erasure_is_put_off(tmp_path: Path) -> None:
             with trio.fail_after(HANGS_AFTER_S):
                 while not await log.compact([2]):
                     await trio.lowlevel.checkpoint()
-    finally:
-        etcd.stop_all()
 
 
 def rows(place: Place) -> list[api.KeyValue]:

@@ -1,27 +1,20 @@
 """One replica leads, for as long as it is certain to; members of etcd may fail in any way."""
 
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from etcd_members import EtcdMembers
+from etcd_members.cluster import QUICK_ELECTIONS
+from etcd_members.fixtures import running_members
 from etcd_members.logs import QUICK, Place, until
 
 import replication.etcd.keeper as keeper_module
 from replication.testing import HANGS_AFTER_S, numbered, propose_all, take
 
-
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(
-        tmp_path_factory.mktemp("etcd"), 3, "--heartbeat-interval=50", "--election-timeout=500"
-    )
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(3, *QUICK_ELECTIONS)
 
 
 @pytest.fixture
@@ -74,9 +67,7 @@ async def test_a_leader_that_loses_its_lease_knows_at_once(place: Place) -> None
 
 
 async def test_a_leader_cut_off_from_etcd_stops_leading_by_its_own_clock(tmp_path: Path) -> None:
-    etcd = EtcdMembers(tmp_path / "etcd", 1)
-    try:
-        etcd.start()
+    with EtcdMembers(tmp_path / "etcd", 1).running() as etcd:
         async with Place(etcd, tmp_path).running(timing=replace(QUICK, lease_s=2)) as log:
             await until(log.leader_hint)
             etcd.pause("e1", signal.SIGSTOP)
@@ -84,8 +75,6 @@ async def test_a_leader_cut_off_from_etcd_stops_leading_by_its_own_clock(tmp_pat
             etcd.pause("e1", signal.SIGCONT)
             await until(log.leader_hint)
             assert log.status().leader_name == "r1"
-    finally:
-        etcd.stop_all()
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])

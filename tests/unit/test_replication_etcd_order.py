@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 import trio
 from e2eks.etcd import api_pb2 as api
 from etcd_members import EtcdMembers
+from etcd_members.fixtures import running_members
 from etcd_members.logs import NEVER_TRIM, Place, until
 
 from kv.interface import StorageError
@@ -23,12 +24,7 @@ from replication.types import LogEntry, NoLeader, ReplicationError
 SOME = [b"some %d" % number for number in range(12)]
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(tmp_path_factory.mktemp("etcd"), 1)
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(1)
 
 
 @pytest.fixture
@@ -109,10 +105,8 @@ async def test_an_etcd_that_lost_the_log_is_refused(place: Place) -> None:
 
 
 async def test_another_etcd_is_refused_and_so_is_one_with_a_lost_end(tmp_path: Path) -> None:
-    etcd = EtcdMembers(tmp_path / "etcd", 1)
-    place = Place(etcd, tmp_path)
-    try:
-        etcd.start()
+    with EtcdMembers(tmp_path / "etcd", 1).running() as etcd:
+        place = Place(etcd, tmp_path)
         async with place.running(timing=NEVER_TRIM) as log:
             await propose_all(log, SOME[:6])
         etcd.kill("e1")
@@ -126,8 +120,6 @@ async def test_another_etcd_is_refused_and_so_is_one_with_a_lost_end(tmp_path: P
         shutil.move(tmp_path / "older", tmp_path / "etcd" / "e1")
         etcd.start()
         await fails(place, "r1", "etcd has lost the end of the log")
-    finally:
-        etcd.stop_all()
     other = EtcdMembers(tmp_path / "other", 1)
     try:
         other.start()

@@ -75,10 +75,8 @@ def test_an_alarm_is_taken_back_when_all_members_have_room(size: int, disarmed: 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    etcd = EtcdMembers(tmp_path / "etcd", 1, f"--quota-backend-bytes={QUOTA}")
-    etcd.start()
-    yield Place(etcd, tmp_path, ("r1", "r2"))
-    etcd.stop_all()
+    with EtcdMembers(tmp_path / "etcd", 1, f"--quota-backend-bytes={QUOTA}").running() as etcd:
+        yield Place(etcd, tmp_path, ("r1", "r2"))
 
 
 async def test_a_dead_replica_fills_etcd_until_proposals_are_refused_and_no_further(place: Place) -> None:

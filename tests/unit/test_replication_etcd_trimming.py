@@ -1,13 +1,13 @@
 """What leaves etcd, and when; what happens to a replica that was away for longer."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from etcd_members import EtcdMembers
+from etcd_members.fixtures import running_members
 from etcd_members.logs import NEVER_TRIM, QUICK, Place, until
 
 from kv.interface import StorageError
@@ -21,12 +21,7 @@ FIRST = [b"first %d" % number for number in range(30)]
 SECOND = [b"second %d" % number for number in range(30)]
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(tmp_path_factory.mktemp("etcd"), 1)
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(1)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """The checks of every log: proposals may be lost, as the interface says; nothing else may go wrong unseen."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
+from clusters import stopping
 
 from kv.memory import MemoryDisk, MemoryStore
 from replication.local import LocalLog
@@ -28,16 +28,7 @@ CHOSEN = (b"7", b"3/7", b"kept 7")  # one of each check
 
 def opener(make: Callable[[MemoryStore], LocalLog]) -> OpenLog:
     disk = MemoryDisk()
-
-    @asynccontextmanager
-    async def open_log() -> AsyncIterator[LocalLog]:
-        log = make(MemoryStore(disk))
-        try:
-            yield log
-        finally:
-            await log.stop()
-
-    return open_log
+    return stopping(lambda: make(MemoryStore(disk)))
 
 
 @EVERY

@@ -1,6 +1,6 @@
 """What a log refuses in each part of its life, whichever engine keeps it."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import trio
 import trio.testing
 from clusters.raft import raft_clusters
 from etcd_members import EtcdMembers
+from etcd_members.fixtures import running_members
 from etcd_members.logs import Place
 
 from kv.interface import StorageError
@@ -21,12 +22,7 @@ from replication.types import LogNotRunning
 Log = LocalLog | EtcdLog | RaftLog
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(tmp_path_factory.mktemp("etcd"), 1)
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(1)
 
 
 async def who_waits_to_erase_is_refused(log: Log) -> None:
