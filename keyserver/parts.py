@@ -21,6 +21,7 @@ from keyserver.own_key import KeyWatch
 from keyserver.peers import majority
 from keyserver.peers.endorsing import Endorser
 from keyserver.peers.exchange import Exchange
+from keyserver.peers.giving_way import GivingWay
 from keyserver.peers.lines import PeerLine
 from keyserver.peers.majority import Majority
 from keyserver.peers.service import Peers
@@ -58,6 +59,7 @@ class Parts:
     exchange: Exchange
     peers: Peers
     majority: Majority
+    giving_way: GivingWay
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,8 @@ def assemble(
         fresh_salt=around.fresh_salt,
         rates=rates,
     )
+    watched = Majority(log, proposer, replica, clock, around.seconds)
     outside = partial(_outside, replica, signer)
-    watched = Majority(log, proposer, replica, clock, around.seconds, outside)
     status = Status(
         name,
         replica,
@@ -138,6 +140,7 @@ def assemble(
         exchange=exchange,
         peers=peers,
         majority=watched,
+        giving_way=GivingWay(log, proposer, replica, outside, around.seconds),
     )
 
 

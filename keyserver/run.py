@@ -75,6 +75,7 @@ async def run_parts(parts: Parts, *, task_status: trio.TaskStatus[None] = trio.T
             nursery.start_soon(parts.watch.run)
             nursery.start_soon(parts.peers.run)
             nursery.start_soon(parts.majority.run)
+            nursery.start_soon(parts.giving_way.run)
             blanker = Blanker(parts.replica, parts.log, may_write=lambda: not parts.proposer.held)
             nursery.start_soon(blanker.run)
             task_status.started()

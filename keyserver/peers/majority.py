@@ -1,12 +1,7 @@
-"""A member of a cluster through which nothing can be decided stands in nobody's way.
+"""A member through which nothing can be decided says so at once, instead of letting callers wait in vain.
 
-One that hears of no leader says so at once, instead of letting callers wait in vain. Lookups go on, from
-epochs whose age everybody sees; updates and pushes are refused, so that clients and verifiers ask another
-replica.
-
-One whose key counts no more refuses those who wait already. And one that leads, although it may propose no
-epoch, lets another one lead: without that each epoch waits until somebody else takes it over
-(docs/adr/0011, 0014).
+Lookups go on, from epochs whose age everybody sees; updates and pushes are refused, so that clients and
+verifiers ask another replica.
 """
 
 from __future__ import annotations
@@ -24,11 +19,10 @@ from replication.interface import ReplicatedLog
 HOLDER = "majority"  # by this name the proposer is held
 LEADERLESS_S = 2.0  # elections are over by then, unless there is no majority
 LOOK_EVERY_S = 0.25
-HAND_OVER_EVERY_S = 2.0  # in vain it costs an election's time without updates
 
 
 class Majority:
-    """Watches whether anything can be decided here, and who leads. On the trio thread."""
+    """Watches whether anything can be decided here. On the trio thread."""
 
     def __init__(
         self,
@@ -37,16 +31,12 @@ class Majority:
         replica: Replica,
         clock: Clock,
         seconds: Callable[[], float] = time.monotonic,
-        outside: Callable[[], str] = str,
     ) -> None:
-        """`outside` tells why this replica's key counts for nothing, or ""."""
         self._log = log
         self._proposer = proposer
         self._replica = replica
         self._clock = clock
         self._seconds = seconds
-        self._outside = outside
-        self._hand_over_due = -math.inf
         self._leader_seen = -math.inf  # who starts has heard of none, and is not ready before it has
 
     async def run(self) -> None:
@@ -56,23 +46,14 @@ class Majority:
             await trio.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Hold the proposer or let it go on, refuse who waits in vain, let others lead."""
+        """Hold the proposer and refuse who waits in vain, or let it go on."""
         why = self.missing()
         if why:
             self._proposer.hold(HOLDER, why)
+            self._replica.waiters.give_up()  # what they wait for may never come
         elif self._proposer.holds(HOLDER):
             self._proposer.release(HOLDER)
             self._replica.applied.wake()
-        if why or self._outside():
-            self._replica.waiters.give_up()  # what they wait for may never come
-        self._let_others_lead()
-
-    def _let_others_lead(self) -> None:
-        """If this replica leads and may not propose: the leader is who ends epochs."""
-        now, unfit = self._seconds(), self._proposer.unfit or self._outside()
-        if unfit and now >= self._hand_over_due and self._log.status().leader:
-            self._hand_over_due = now + HAND_OVER_EVERY_S
-            self._log.hand_over()
 
     def missing(self) -> str:
         """Why nothing can be decided here, or ""."""

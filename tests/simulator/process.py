@@ -25,6 +25,7 @@ from keyserver.machine.erasure import owed_blankings
 from keyserver.machine.state import Machine
 from keyserver.own_key import KeyWatch
 from keyserver.peers.exchange import Exchange
+from keyserver.peers.giving_way import GivingWay
 from keyserver.peers.lines import Unreached
 from keyserver.peers.majority import LOOK_EVERY_S, Majority
 from keyserver.peers.service import Peers
@@ -129,9 +130,10 @@ class ReplicaProcess:
             self.replica, self.signer, self.proposer, NOTHING_COUNTED, site.clock, site.evidence
         )
         self.exchange.remember(self._kept(quarantine.DIFFERENT))
-        self.majority = Majority(
-            self.log, self.proposer, self.replica, site.clock, world.seconds, lambda: self.signer.quarantined
-        )  # fmt: skip
+        self.majority = Majority(self.log, self.proposer, self.replica, site.clock, world.seconds)
+        self.giving_way = GivingWay(
+            self.log, self.proposer, self.replica, lambda: self.signer.quarantined, world.seconds
+        )
         self.lines = [Line(site, member) for member in world.members if member != site.name]
         self.peers = Peers(
             self.replica, self.signer, self.proposer, NO_ENDORSER, self.exchange, (), site.clock
@@ -180,6 +182,7 @@ class ReplicaProcess:
         if self.world.now >= self._majority_at:
             self._majority_at = self.world.now + MAJORITY_EVERY_US
             self.majority.look()
+            self.giving_way.look()
         if self._rows.is_set() or self.world.now >= self._duties_at:
             self._pursue()
         if self._to_show or self.world.now >= self._visit_at:

@@ -10,7 +10,8 @@ import pytest
 
 from keyserver.machine.state import Machine, genesis_state
 from keyserver.metrics import Metrics
-from keyserver.peers.majority import HAND_OVER_EVERY_S, HOLDER, LEADERLESS_S, Majority
+from keyserver.peers.giving_way import HAND_OVER_EVERY_S, GivingWay
+from keyserver.peers.majority import HOLDER, LEADERLESS_S, Majority
 from keyserver.run import Parts
 from keyserver.status import Status
 from keyserver.testing import Disk, Person, running, small_realm
@@ -111,9 +112,9 @@ async def test_without_a_majority_it_takes_nothing_and_says_how_old_its_answers_
 def test_a_member_that_knows_no_epoch_yet_speaks_of_none() -> None:
     log = Log()
     log.shown = replace(FOLLOWING, role="candidate", leader_name="")
-    replica, unused = SimpleNamespace(state=genesis_state(Machine(SMALL.realm, 1))), SimpleNamespace()
-    parts: Any = (log, unused, replica)
-    why = Majority(*parts, lambda: 1_795_370_051_000, lambda: 0.0).missing()
+    replica: Any = SimpleNamespace(state=genesis_state(Machine(SMALL.realm, 1)))
+    unused: Any = log
+    why = Majority(unused, unused, replica, lambda: 1_795_370_051_000, lambda: 0.0).missing()
     assert why == "no majority: no leader was heard of since the start. No epoch is known here yet"
 
 
@@ -121,7 +122,7 @@ async def test_who_leads_and_may_not_propose_lets_another_one_lead(tmp_path: Pat
     log, now, why = Log(), [0.0], [""]
     unused: Any = log
     async with running(SMALL, Disk(tmp_path)) as parts:
-        watch = Majority(unused, parts.proposer, parts.replica, lambda: 0, lambda: now[0], lambda: why[0])
+        watch = GivingWay(unused, parts.proposer, parts.replica, lambda: why[0], lambda: now[0])
         log.shown = replace(FOLLOWING, role="leader", leader=True, leader_name="r1")
         watch.look()
         assert log.handed_over == 0
@@ -140,11 +141,19 @@ async def test_who_leads_and_may_not_propose_lets_another_one_lead(tmp_path: Pat
         assert log.handed_over == 3
 
 
-async def test_who_waits_for_a_decision_that_will_not_come_is_told_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_who_waits_for_a_decision_that_will_not_come_is_told_at_once(
+    tmp_path: Path, alone: bool
+) -> None:
     """A client, or a verifier with a ratification, would wait out its deadline before it asks another."""
-    unused: Any = Log()
+    log = Log()
+    unused: Any = log
     async with running(SMALL, Disk(tmp_path)) as parts:
-        watch = Majority(unused, parts.proposer, parts.replica, lambda: 0, outside=lambda: "not a replica")
+        watch: Majority | GivingWay
+        watch = GivingWay(unused, parts.proposer, parts.replica, lambda: "not a replica")
+        if alone:
+            log.shown = replace(FOLLOWING, role="candidate", leader_name="")
+            watch = Majority(unused, parts.proposer, parts.replica, lambda: 0)
         with (
             parts.replica.waiters.expect(bytes(32)) as decision,
             parts.replica.waiters.expect(b"x") as decided,
