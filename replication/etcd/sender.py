@@ -139,6 +139,7 @@ class Sender:
         value = encode_batch(payloads)
         deadline = self._view.clock() + self._timing.send_s
         sent = False  # an attempt may have been carried out
+        refusal: ReplicationError | None = None
         while self._view.clock() < deadline and not self._stopping.is_set():
             if not self._view.attached.is_set():  # nothing is known of etcd yet
                 self._stopping.wait(self._timing.retry_s)
@@ -149,9 +150,11 @@ class Sender:
                 sent = False  # the base row has changed: what came before it came to nothing
             except NoSpace as error:
                 self._view.full = f"etcd is full: {error}"
-                return LogOverloaded(self._view.full)
+                refusal = LogOverloaded(self._view.full)
+                break
             except Refused as error:
-                return NoLeader(f"etcd refuses: {error}")
+                refusal = NoLeader(f"etcd refuses: {error}")
+                break
             except EtcdError as error:
                 sent, self._view.problem = True, str(error)
                 self._stopping.wait(self._timing.retry_s)
@@ -161,7 +164,7 @@ class Sender:
             return LogNotRunning("the log is stopping")
         if sent:
             return ProposalLost(f"no answer from etcd: {self._view.problem}")
-        return NoLeader(f"etcd cannot be reached: {self._view.problem}")
+        return refusal or NoLeader(f"etcd cannot be reached: {self._view.problem}")
 
     def _attempt(self, key: bytes, value: bytes) -> bool:
         """Make the key, or find it made; False when the base row has changed. Raises EtcdError, NoSpace."""

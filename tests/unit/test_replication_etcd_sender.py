@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 import trio
 from e2eks.etcd import api_pb2 as api
 from etcd_members import EtcdMembers
+from etcd_members.fixtures import running_members
 from etcd_members.flaky import FlakyClient
 from etcd_members.logs import QUICK, Place
 
@@ -185,6 +186,14 @@ def test_who_waits_is_told_what_is_known(answer: Answer, expected: type[Replicat
             another.submit(b"b")
 
 
+@pytest.mark.parametrize("refusal", [NoSpace("quota"), Refused("another certificate")])
+def test_a_refusal_says_nothing_of_the_attempts_before(refusal: EtcdError) -> None:
+    bench = Bench(Script(GONE, refusal))
+    bench.submit(b"a")
+    (outcome,) = bench.run()
+    assert type(outcome) is ProposalLost
+
+
 def test_before_etcd_is_reached_nothing_is_sent() -> None:
     client = Script(MADE)
     bench = Bench(client, attached=False)
@@ -207,12 +216,7 @@ def test_what_is_withdrawn_is_not_sent_and_stopping_settles_the_rest() -> None:
         bench.submit(b"late")
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
-    started = EtcdMembers(tmp_path_factory.mktemp("etcd"), 1)
-    started.start()
-    yield started
-    started.stop_all()
+members = running_members(1)
 
 
 async def test_nothing_is_doubled_or_lost_however_the_network_fails(
