@@ -21,6 +21,8 @@ from kv.keys import prefix_end
 from replication.types import PeerTls, TlsFilesRefused
 
 CALL_S = 2.0  # a majority of etcd answers within milliseconds; beyond this another endpoint is tried
+STATUS_S = 1.0  # what one member answers by itself: who asks has a lease to keep meanwhile
+LISTING_S = 60.0  # who lists keys makes etcd read what is under them: gigabytes, after a replica was away
 COMPACT_S = 30.0  # answers when the work is done
 DEFRAGMENT_S = 120.0  # rewriting gigabytes
 MESSAGE_BYTES = 64 * 1024 * 1024  # the keys of a log that could not be trimmed for long
@@ -185,7 +187,7 @@ class EtcdClient:
 
     def status(self, endpoint: str) -> api.StatusResponse:
         """Ask one member how it is; it answers without a leader, too. Raises EtcdError."""
-        return self._call("Maintenance/Status", api.StatusRequest(), api.StatusResponse, CALL_S, endpoint)
+        return self._call("Maintenance/Status", api.StatusRequest(), api.StatusResponse, STATUS_S, endpoint)
 
     def defragment(self, endpoint: str) -> None:
         """Give the free pages of one member's file back; it answers nobody meanwhile. Raises EtcdError."""

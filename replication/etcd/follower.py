@@ -16,7 +16,7 @@ import structlog
 from e2eks.etcd import api_pb2 as api
 
 from kv.interface import StorageError
-from replication.etcd.client import Compacted, EtcdClient, EtcdError
+from replication.etcd.client import LISTING_S, Compacted, EtcdClient, EtcdError
 from replication.etcd.copy import Arrival, LogCopy
 from replication.etcd.keyspace import Base, Keyspace, Report, decode_batch, every, get, only, put, unchanged
 from replication.etcd.view import View
@@ -54,6 +54,7 @@ class Follower:
         self._seen = seen
         self._stored = stored
         self._leaderless = leaderless
+        self._base: tuple[Base, int] | None = None  # as read here, and its revision
         self._unchecked: dict[str, Report] = {}
         self._known = 0  # revision of the newest reading: rows that changed before are not news
         self._logger = structlog.get_logger("etcd")
@@ -141,20 +142,25 @@ class Follower:
         base, leader = only(responses[0]), only(responses[1])
         if base is None:
             raise StorageError("etcd has lost the log: its base row is gone")
-        self._view.learn_base(Base.decode(base.value), base.mod_revision)
+        self._take_base(base)
         self._view.leader_name = "" if leader is None else leader.value.decode(errors="replace")
         for row in responses[2].response_range.kvs:
             self._on_report(row)
+        self._view.followed = self._base
         self._known = revision
 
     # Following
 
     def _watch(self) -> None:
+        # Whoever was away may come back as another one, or restored; a watch would wait for its revisions.
+        self._require_same_etcd(self._client.range(api.RangeRequest(key=self._keys.base)).header)
         for answer in self._client.watch(self._keys.root, self._copy.cursor.revision + 1):
             if self._view.problem:
                 self._view.problem = ""
                 self._logger.info("etcd is followed", log_index=self._copy.last)
             self._take(self._arrivals(answer.events))
+            if not answer.fragment:  # else there is more of the same revisions
+                self._view.followed = self._base
             self._compare_reports()
 
     def _arrivals(self, events: Sequence[api.Event]) -> Iterator[Arrival]:
@@ -196,10 +202,14 @@ class Follower:
     def _on_base(self, event: api.Event) -> None:
         if event.type == _Delete:
             raise StorageError("the base row of the log was deleted in etcd")
-        base = Base.decode(event.kv.value)
+        self._take_base(event.kv)
+
+    def _take_base(self, row: api.KeyValue) -> None:
+        base = Base.decode(row.value)
         if self._view.member not in base.replicas:
             raise StorageError("an operator has removed this replica from the log in etcd")
-        self._view.learn_base(base, event.kv.mod_revision)
+        self._base = base, row.mod_revision
+        self._view.learn_base(*self._base)
         self._copy.forget_keys(min(base.index, self._copy.cursor.index))
         reports = self._view.reports
         self._view.reports = {name: reports[name] for name in base.replicas if name in reports}
@@ -243,7 +253,7 @@ class Follower:
         listing.min_create_revision = since.revision + 1
         listing.sort_order, listing.sort_target = api.RangeRequest.ASCEND, api.RangeRequest.CREATE
         asked = [*self._asked(), api.RequestOp(request_range=listing)]
-        answer = self._client.txn(api.TxnRequest(success=asked))
+        answer = self._client.txn(api.TxnRequest(success=asked), LISTING_S)
         now = answer.header.revision
         self._learn(now, answer.responses)
         base = self._view.base

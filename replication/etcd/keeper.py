@@ -13,7 +13,7 @@ import structlog
 from e2eks.etcd import api_pb2 as api
 
 from kv.interface import StorageError
-from replication.etcd.client import Compacted, EtcdClient, EtcdError
+from replication.etcd.client import LISTING_S, Compacted, EtcdClient, EtcdError
 from replication.etcd.copy import LogCopy
 from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, put, unchanged
 from replication.etcd.space import Advice, advise
@@ -51,6 +51,7 @@ class Keeper:
         self._held = False
         self._rests_until = 0.0  # until then the lead is left to others
         self._reported = Report()
+        self._cleared_to = 0  # entries created up to this revision are surely no longer in etcd
         self._last = {"trim": view.clock()}  # when each duty was done; what is not named is due at once
         self._logger = structlog.get_logger("etcd")
 
@@ -71,9 +72,11 @@ class Keeper:
 
     def run(self) -> None:
         """Keep house until told to stop. Raises StorageError."""
-        while not self._stopping:
-            self._due.clear()
-            for duty in (self._lead, self._report, self._trim, self._survey):
+        while True:
+            self._due.clear()  # BEFORE looking: whoever wakes us meanwhile is heard
+            if self._stopping:
+                break
+            for duty in (self._lead, self._report, self._trim, self._clear, self._survey):
                 try:
                     duty()
                 except EtcdError as error:  # the next duty may fare better: without space some calls work
@@ -135,11 +138,14 @@ class Keeper:
             self._reported = cursor
 
     def _trim(self) -> None:
-        """Delete from etcd what every replica has stored. The base row says so first."""
-        base = self._view.base if self._view.leads else None
-        reports = [self._view.reports.get(name, (Report(), 0.0))[0] for name in base.replicas] if base else []
+        """Raise the base row to what every replica has stored."""
+        followed = self._view.followed if self._view.leads else None
+        if followed is None:
+            return
+        base, fence = followed  # BEFORE the reports, which are thus no older
+        reports = [self._view.reports.get(name, (Report(), 0.0))[0] for name in base.replicas]
         floor = min(reports, key=lambda report: (report.index, report.revision), default=None)
-        if base is None or floor is None or not base.index < floor.index <= self._copy.cursor.index:
+        if floor is None or not base.index < floor.index <= self._copy.cursor.index:
             return
         if floor.index < base.index + self._timing.trim_entries and not self._is_due(
             "trim", self._timing.trim_s
@@ -150,28 +156,31 @@ class Keeper:
         raised = Base(floor.index, floor.link, floor.revision, base.replicas)
         answer = self._client.txn(
             api.TxnRequest(
-                compare=[unchanged(self._keys.base, self._view.base_revision)],
+                compare=[unchanged(self._keys.base, fence)],
                 success=[put(self._keys.base, raised.encode())],
             )
         )
         if answer.succeeded:
             self._view.learn_base(raised, answer.header.revision)
-            deleted = self._delete_up_to(floor.revision)
-            self._logger.info("trimmed", log_index=floor.index, keys=deleted)
 
-    def _delete_up_to(self, revision: int) -> int:
-        """Delete all entries created up to `revision`: also what an earlier trimming did not come to.
+    def _clear(self) -> None:
+        """Delete from etcd what the base row says has left it, be it what somebody else did not come to: an
+        etcd that is full takes nothing that would be a reason to trim again.
 
         Then their history goes, and with it that of newer entries: who still needs it reads what is there.
         """
-        listing = every(self._keys.entries)
+        base = self._view.base if self._view.leads else None
+        if base is None or base.revision <= self._cleared_to:
+            return
+        listing, revision = every(self._keys.entries), base.revision
         listing.keys_only, listing.max_create_revision = True, revision
-        keys = [row.key for row in self._client.range(listing).kvs]
+        keys = [row.key for row in self._client.range(listing, LISTING_S).kvs]
         for first in range(0, len(keys), DELETES_AT_ONCE):
             ops = [delete(key) for key in keys[first : first + DELETES_AT_ONCE]]
             revision = self._client.txn(api.TxnRequest(success=ops)).header.revision
         self._forget_history(revision)
-        return len(keys)
+        self._cleared_to = base.revision
+        self._logger.info("trimmed", log_index=base.index, keys=len(keys))
 
     def _forget_history(self, revision: int) -> None:
         with contextlib.suppress(Compacted):
@@ -189,7 +198,8 @@ class Keeper:
         members = [self._surveyed(endpoint) for endpoint in self._client.endpoints]
         raised: list[api.AlarmMember] = []
         if any(member.alarmed for member in members):
-            raised = [alarm for alarm in self._client.alarms() if alarm.alarm == api.NOSPACE]
+            with contextlib.suppress(EtcdError):  # only a majority tells; the rest is said all the same
+                raised = [alarm for alarm in self._client.alarms() if alarm.alarm == api.NOSPACE]
         advice = advise(members, no_space=bool(raised))
         self._view.full = advice.full
         warnings = (*advice.warnings, *self._lagging())
@@ -200,6 +210,8 @@ class Keeper:
             self._make_room(advice, raised)
 
     def _surveyed(self, endpoint: str) -> Surveyed:
+        with contextlib.suppress(EtcdError):  # members that are gone take longer together than a lease lasts
+            self._lead()
         try:
             status = self._client.status(endpoint)
         except EtcdError as error:

@@ -44,6 +44,9 @@ class View:
         self.clock = clock
         self.base: Base | None = None  # None: not in touch with etcd since the start
         self.base_revision = 0  # of the base row's last change: the fence of proposals
+        # The base row and the revision of its last change, as of which the reports are known, too: the sender
+        # may know of a later one, and not that somebody came back with an older copy.
+        self.followed: tuple[Base, int] | None = None
         self.reports: dict[str, tuple[Report, float]] = {}  # by replica: its last, and when it was seen
         self.leader_name = ""
         self.leader_until = 0.0  # this replica holds the lease that long
