@@ -25,7 +25,8 @@ STATUS_S = 1.0  # what one member answers by itself: who asks has a lease to kee
 LISTING_S = 60.0  # who lists keys makes etcd read what is under them: gigabytes, after a replica was away
 COMPACT_S = 30.0  # answers when the work is done
 DEFRAGMENT_S = 120.0  # rewriting gigabytes
-MESSAGE_BYTES = 64 * 1024 * 1024  # the keys of a log that could not be trimmed for long
+MESSAGE_BYTES = 64 * 1024 * 1024
+KEYS_AT_ONCE = 100_000  # of a log that could not be trimmed for long: 10 MB
 SAID_CHARACTERS = 200
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),

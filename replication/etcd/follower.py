@@ -16,7 +16,7 @@ import structlog
 from e2eks.etcd import api_pb2 as api
 
 from kv.interface import StorageError
-from replication.etcd.client import LISTING_S, Compacted, EtcdClient, EtcdError
+from replication.etcd.client import KEYS_AT_ONCE, LISTING_S, Compacted, EtcdClient, EtcdError
 from replication.etcd.copy import Arrival, LogCopy
 from replication.etcd.keyspace import Base, Keyspace, Report, decode_batch, every, get, only, put, unchanged
 from replication.etcd.view import View
@@ -247,9 +247,15 @@ class Follower:
 
     def _take_what_is_there(self) -> None:
         """Store all entries created after the cursor, as etcd holds them now. Raises EtcdError, Compacted."""
+        while self._take_some_that_are_there():
+            pass
+        self._compare_reports()
+
+    def _take_some_that_are_there(self) -> bool:
+        """Store the next of them; tell whether there are more."""
         since = self._copy.cursor
         listing = every(self._keys.entries)
-        listing.keys_only = True
+        listing.keys_only, listing.limit = True, KEYS_AT_ONCE
         listing.min_create_revision = since.revision + 1
         listing.sort_order, listing.sort_target = api.RangeRequest.ASCEND, api.RangeRequest.CREATE
         asked = [*self._asked(), api.RequestOp(request_range=listing)]
@@ -259,10 +265,11 @@ class Follower:
         base = self._view.base
         if base is not None and base.index > since.index:
             raise StorageError(_MISSING.format(base.index + 1, since.index))
-        keys = [row.key for row in answer.responses[3].response_range.kvs]
-        self._take(self._fetched(keys, now))
-        self._copy.skip(now)
-        self._compare_reports()
+        listed = answer.responses[3].response_range
+        self._take(self._fetched([row.key for row in listed.kvs], now))
+        if not listed.more:
+            self._copy.skip(now)
+        return listed.more
 
     def _fetched(self, keys: Sequence[bytes], revision: int) -> Iterator[Arrival]:
         for key in keys:

@@ -13,7 +13,7 @@ import structlog
 from e2eks.etcd import api_pb2 as api
 
 from kv.interface import StorageError
-from replication.etcd.client import LISTING_S, Compacted, EtcdClient, EtcdError
+from replication.etcd.client import KEYS_AT_ONCE, LISTING_S, Compacted, EtcdClient, EtcdError
 from replication.etcd.copy import LogCopy
 from replication.etcd.keyspace import Base, Keyspace, Report, delete, every, put, unchanged
 from replication.etcd.space import Advice, advise
@@ -172,15 +172,19 @@ class Keeper:
         base = self._view.base if self._view.leads else None
         if base is None or base.revision <= self._cleared_to:
             return
-        listing, revision = every(self._keys.entries), base.revision
-        listing.keys_only, listing.max_create_revision = True, revision
-        keys = [row.key for row in self._client.range(listing, LISTING_S).kvs]
-        for first in range(0, len(keys), DELETES_AT_ONCE):
-            ops = [delete(key) for key in keys[first : first + DELETES_AT_ONCE]]
-            revision = self._client.txn(api.TxnRequest(success=ops)).header.revision
+        listing, revision, deleted = every(self._keys.entries), base.revision, 0
+        listing.keys_only, listing.max_create_revision, listing.limit = True, revision, KEYS_AT_ONCE
+        has_more = True
+        while has_more:
+            answer = self._client.range(listing, LISTING_S)
+            keys, has_more = [row.key for row in answer.kvs], answer.more
+            for first in range(0, len(keys), DELETES_AT_ONCE):
+                ops = [delete(key) for key in keys[first : first + DELETES_AT_ONCE]]
+                revision = self._client.txn(api.TxnRequest(success=ops)).header.revision
+            deleted += len(keys)
         self._forget_history(revision)
         self._cleared_to = base.revision
-        self._logger.info("trimmed", log_index=base.index, keys=len(keys))
+        self._logger.info("trimmed", log_index=base.index, keys=deleted)
 
     def _forget_history(self, revision: int) -> None:
         with contextlib.suppress(Compacted):

@@ -11,14 +11,15 @@ from etcd_members import EtcdMembers
 from etcd_members.fixtures import running_members
 from etcd_members.logs import NEVER_TRIM, Place
 
+import replication.etcd.follower as follower_module
 from kv.interface import StorageError
 from kv.memory import MemoryDisk, MemoryStore
-from replication.etcd.client import CALL_S, EtcdClient, EtcdError
+from replication.etcd.client import CALL_S, EtcdClient, EtcdError, Refused
 from replication.etcd.copy import LogCopy
 from replication.etcd.follower import Follower
 from replication.etcd.operators import forget_replica
 from replication.etcd.view import View
-from replication.testing import propose_all, public_half, take
+from replication.testing import NO_LIMIT, propose_all, public_half, take
 
 SOME = [b"some %d" % number for number in range(50)]
 
@@ -77,6 +78,29 @@ def test_what_piled_up_may_take_long_to_list(place: Place, monkeypatch: pytest.M
         late = follower(place, client)
         late._join()
         late._take_what_is_there()
+
+
+async def test_more_keys_than_fit_one_answer_are_read_in_parts(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "KEYS_AT_ONCE", 7, raising=False)
+    async with place.running("r1", timing=NEVER_TRIM) as log:
+        await propose_all(log, SOME)
+        expected = await take(log, len(SOME))
+    with place.members.client() as client:
+        txn = client.txn
+
+        def bounded(request: api.TxnRequest, timeout_s: float = CALL_S) -> api.TxnResponse:
+            answer = txn(request, timeout_s)
+            if any(len(part.response_range.kvs) > 7 for part in answer.responses):
+                raise Refused("Received message larger than max")
+            return answer
+
+        monkeypatch.setattr(client, "txn", bounded)
+        late = follower(place, client)
+        late._join()
+        late._take_what_is_there()
+        assert list(late._copy.read(1, 100, NO_LIMIT)) == expected
 
 
 async def test_an_etcd_that_comes_back_with_a_lost_end_ends_who_is_running(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from etcd_members.fixtures import running_members
 from etcd_members.logs import QUICK, Place, until
 
 import replication.etcd.client as client_module
+import replication.etcd.keeper as keeper_module
 from kv.memory import MemoryDisk, MemoryStore
 from replication.chain import FIRST_LINK
-from replication.etcd.client import CALL_S, EtcdClient, EtcdError
+from replication.etcd.client import CALL_S, EtcdClient, EtcdError, Refused
 from replication.etcd.copy import Arrival, LogCopy
 from replication.etcd.keeper import Keeper
 from replication.etcd.keyspace import Base, Keyspace
@@ -86,6 +87,25 @@ async def test_what_piled_up_may_take_long_to_list(place: Place, monkeypatch: py
                 return in_time(request, timeout_s)
 
             monkeypatch.setattr(log._client, "range", late)
+            await propose_all(log, SOME)
+            await until(lambda: place.base(client).index == 30 and place.entries(client) == [])
+
+
+async def test_more_keys_than_fit_one_answer_leave_etcd_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "KEYS_AT_ONCE", 7, raising=False)
+    with place.members.client() as client:
+        async with place.running() as log:
+            honest = log._client.range
+
+            def bounded(request: api.RangeRequest, timeout_s: float = CALL_S) -> api.RangeResponse:
+                answer = honest(request, timeout_s)
+                if len(answer.kvs) > 7:
+                    raise Refused("Received message larger than max")
+                return answer
+
+            monkeypatch.setattr(log._client, "range", bounded)
             await propose_all(log, SOME)
             await until(lambda: place.base(client).index == 30 and place.entries(client) == [])
 
