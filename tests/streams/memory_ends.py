@@ -21,6 +21,7 @@ class MemorySource:
 
 class MemoryMessages:
     def __init__(self, messages: Iterator[bytes]) -> None:
+        self.overdue = False
         self._messages = messages
         self._cancelled = threading.Event()
 

@@ -1,6 +1,7 @@
 """A verifier at work, how often it asks, and what it offers."""
 
 import itertools
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -39,6 +40,25 @@ class SilentSource(MemorySource):
     def follow(self, start: int, *, timeout_s: float, page_size: int = 0) -> MemoryMessages:
         self.asked += 1
         return super().follow(start, timeout_s=timeout_s, page_size=page_size)
+
+
+class OverdueSource(MemorySource):
+    """Its streams end because their time is over, with nothing said. `enough` is set after `wanted`."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__([])
+        self.at: list[float] = []  # when each began
+        self.enough = threading.Event()
+        self._wanted = wanted
+
+    def follow(self, start: int, *, timeout_s: float, page_size: int = 0) -> MemoryMessages:
+        self.at.append(trio.current_time())
+        if len(self.at) >= self._wanted:
+            self.enough.set()
+        messages = super().follow(start, timeout_s=timeout_s, page_size=page_size)
+        messages.overdue = True
+        messages.cancel()  # it waits for nothing
+        return messages
 
 
 class RefusingTarget(MemoryTarget):
@@ -114,6 +134,17 @@ async def test_a_quiet_realm_is_listened_to_nearly_all_the_time(
     over = partial(trio.sleep, rounds * (times.silence_max_ms + times.retry_min_ms) / 1000)
     await work(tmp_path, rng, over, sources=sources, targets=[MemoryTarget(1)], times=times)
     assert sum(source.asked for source in sources) >= rounds
+
+
+async def test_a_stream_whose_time_is_over_is_renewed_after_the_shortest_wait(
+    tmp_path: Path, rng: Random
+) -> None:
+    """However often nothing was said in it: with one address, too, silence is no failure."""
+    source, times = OverdueSource(wanted=10), Times(retry_min_ms=10, retry_max_ms=60_000)
+    renewed = partial(trio.to_thread.run_sync, source.enough.wait, DEADLINE_S, abandon_on_cancel=True)
+    await work(tmp_path, rng, renewed, sources=[source], targets=[MemoryTarget(1)], times=times)
+    doubled_s = 0.010 / 2 * 2**8  # the ninth wait at least, if each were longer than the one before
+    assert max(later - earlier for earlier, later in itertools.pairwise(source.at)) < doubled_s
 
 
 async def test_a_keyserver_that_takes_nothing_is_not_offered_all_that_is_owed(

@@ -59,7 +59,9 @@ class Source(Protocol):
 
 
 class Messages(Protocol):
-    """A stream that one thread reads and another may cancel."""
+    """A stream that one thread reads and another may cancel. `overdue`: it ended, for its time was over."""
+
+    overdue: bool
 
     def read(self) -> bytes | None: ...
     def cancel(self) -> None: ...
@@ -192,7 +194,7 @@ class Daemon:
                 message = None
                 with trio.move_on_after(silence_s) as silence:
                     message = await trio.to_thread.run_sync(stream.read, abandon_on_cancel=True)
-                if silence.cancelled_caught:  # no failure, and wait enough before the next address
+                if silence.cancelled_caught or stream.overdue:  # no failure, and wait enough by itself
                     backoff.reset()
                 if message is None:
                     return
