@@ -17,18 +17,8 @@ class BlackBoxRealm(RealmProcesses):
 @pytest.fixture(scope="session")
 def realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealmProcesses]:
     """The realm; at the end every process still runs, and none has logged an exception or a user id."""
-    stage = BlackBoxRealm(tmp_path_factory.mktemp("realm") / "realm", ("v1", "v2", "v3", "v4"))
-    try:
-        stage.open()
+    with BlackBoxRealm(tmp_path_factory.mktemp("realm") / "realm", ("v1", "v2", "v3", "v4")).used() as stage:
         yield stage
-        stage.check_alive()
-        for name in list(stage.processes.running):
-            assert stage.processes.stop(name) == 0, f"{name} did not stop cleanly"
-            log = stage.log_of(name)
-            assert "Traceback" not in log, f"{name} logged an exception"
-            assert "person-" not in log, f"{name} logged a user id"
-    finally:
-        stage.processes.stop_all()
 
 
 @pytest.fixture

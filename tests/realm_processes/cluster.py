@@ -34,9 +34,12 @@ class ClusterProcesses(CrashingRealm):
             dial(self.config_of(link.dialer), link.target, link.service, port)
         self.links.start()
 
-    def close(self) -> None:
+    def stop_all(self) -> None:
         for name in self.frozen:
             self.thaw(name)
+        super().stop_all()
+
+    def close(self) -> None:
         super().close()
         self.links.close()
 

@@ -33,6 +33,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
+        path.touch()
 
     def write(self, promise: Acknowledged) -> None:
         with self._lock, self._path.open("ab") as file:

@@ -25,7 +25,7 @@ from verifier.client.pins import MemoryPins
 from verifier.crypto.signatures import SigningKey
 from verifier.errors import NotRatified, Reason, Refused
 from verifier.lookup import LookupResult, Present
-from verifier.types import Realm
+from verifier.types import Realm, SignedHead
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ class Load:
     newest_issued_ms: int = 0
     acknowledged: int = 0
     longest_wait_s: float = 0.0  # between two promises
+    in_order: bool = True
     _last: float = field(default_factory=time.monotonic)
     _stop: threading.Event = field(default_factory=threading.Event)
     _moved: threading.Condition = field(default_factory=threading.Condition)
@@ -64,14 +65,19 @@ class Load:
         for follower in self._followers:
             self._run(follower.work)
 
-    def stop(self) -> None:
-        """Let everybody finish what was begun."""
+    def stop(self, *, in_order: bool = True) -> None:
+        """Let everybody finish what was begun; unless `in_order`, nothing more is asked of replicas."""
+        self.in_order = in_order
         self._stop.set()
         for thread in self._threads:
             thread.join()
         shown = sorted((follower.steps for follower in self._followers), key=len)
         if any(longer[: len(shorter)] != shorter for shorter, longer in pairwise(shown)):
             self.failures.append("two replicas serve different verifier logs")
+
+    def find_lost(self, promises: Sequence[Acknowledged]) -> list[str]:
+        """Promises that a replica's verifier log, as it was shown, has passed over."""
+        return [text for follower in self._followers for text in follower.find_lost(promises)]
 
     @property
     def stopped(self) -> bool:
@@ -205,11 +211,26 @@ class Follower:
         while not self._load.stopped:
             self._read(len(self.steps) + 1)
             self._load.pause(PAUSE_S)
-        if self._replica not in self._load.realm.replicas:
-            return  # another took its place
-        before, self.steps = self.steps, []
-        wait_until(lambda: self._has_read(len(before)), f"{self._replica} to show its verifier log again")
-        assert self.steps[: len(before)] == before, "the verifier log was changed after it was shown"
+        if not self._load.in_order or self._replica not in self._load.realm.replicas:
+            return  # it may be dead, or another took its place
+        anew = Follower(self._load, self._replica)
+        wait_until(lambda: anew._has_read(len(self.steps)), f"{self._replica} to show its verifier log again")
+        assert anew.steps[: len(self.steps)] == self.steps, "the verifier log was changed after it was shown"
+        self.steps = anew.steps
+
+    def find_lost(self, promises: Sequence[Acknowledged]) -> list[str]:
+        """Of the promises in epochs whose end this replica has shown, those that it has not shown."""
+        entries, newest = set(), 0
+        for step in map(verification_pb2.VerifierStep.FromString, self.steps):
+            if step.HasField("epoch"):
+                newest = head_of(step).head.epoch
+            else:
+                entries.add(step.update.entry.hex())
+        return [
+            f"{self._replica} is past epoch {promise.epoch} without a version {promise.version} promised then"
+            for promise in promises
+            if promise.epoch <= newest and promise.entry not in entries
+        ]
 
     def _has_read(self, steps: int) -> bool:
         """Read on; tell whether there are so many. The replica may be starting."""
@@ -226,8 +247,11 @@ class Follower:
                 assert step.index == len(self.steps) + 1, "a step is missing from the verifier log"
                 self.steps.append(step.SerializeToString(deterministic=True))
                 if step.HasField("epoch"):
-                    head = encoding.decode_signed_head(step.epoch.SerializeToString(deterministic=True))
-                    self._load.seen.see(head, "the verifier log")
+                    self._load.seen.see(head_of(step), "the verifier log")
+
+
+def head_of(step: verification_pb2.VerifierStep) -> SignedHead:
+    return encoding.decode_signed_head(step.epoch.SerializeToString(deterministic=True))
 
 
 def check_promises(load: Load, promises: Sequence[Acknowledged]) -> None:

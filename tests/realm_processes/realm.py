@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from e2eks.v1 import client_pb2
 
@@ -78,9 +80,28 @@ class RealmProcesses(Stage):
             self.start_verifier(name)
         wait_until(self.is_ratified, "the first ratified epoch")
 
-    def close(self) -> None:
-        """Stop everything."""
+    @contextmanager
+    def used(self) -> Iterator[Self]:
+        """Open. At the end every process still runs, stops cleanly, and has logged no exception or person."""
+        try:
+            self.open()
+            yield self
+            self.check_alive()
+            for name in list(self.processes.running):
+                assert self.processes.stop(name) == 0, f"{name} did not stop cleanly"
+                log = self.log_of(name)
+                assert "Traceback" not in log, f"{name} logged an exception"
+                assert "person-" not in log, f"{name} logged a user id"
+        finally:
+            self.close()
+
+    def stop_all(self) -> None:
+        """End every process; files stay where they are."""
         self.processes.stop_all()
+
+    def close(self) -> None:
+        """Stop everything, and give back what was taken."""
+        self.stop_all()
 
     def is_ratified(self) -> bool:
         """Whether the realm's quorum has ratified an epoch that is still fresh."""
