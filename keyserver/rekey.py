@@ -10,7 +10,6 @@ restored backup goes last.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,7 @@ from verifier import encoding, limits
 from verifier import epoch as epoch_law
 from verifier.crypto import hashing, signatures
 from verifier.errors import ConfigError, Malformed
-from verifier.files import SECRET_MODE, read_secret, write_new
+from verifier.files import SECRET_MODE, read_secret, set_aside, sync_folder, write_new
 from verifier.signonce import RegisterCorrupt, RegisterMissing, SignOnceRegister
 from verifier.types import Verifier
 
@@ -88,7 +87,8 @@ def rekey(
             signed.epoch if signed else 0,
             *(epoch or 0 for epoch in seen.values()),
         )
-        retired = _set_aside(config, now)
+        # The register FIRST, so that a start in between is quarantine.
+        retired = set_aside((config.sign_once_register, config.head_key), now)
         seed = secrets.token_bytes(limits.KEY_BYTES)
         public_key = signatures.public_key(seed)
         key_id = hashing.key_id(public_key)
@@ -171,38 +171,11 @@ def _newest_seen(config: Config, state: ReplicaState, ask: Ask) -> dict[str, int
         return dict(zip((v.name for v in listed), pool.map(newest, listed), strict=True))
 
 
-def _set_aside(config: Config, now: datetime) -> tuple[Path, ...]:
-    """Rename the old register and key; the register FIRST, so that a start in between is quarantine."""
-    suffix = f".retired-{now:%Y%m%dT%H%M%SZ}"
-    retired = []
-    for path in (config.sign_once_register, config.head_key):
-        if not path.exists():
-            continue
-        target = path.with_name(path.name + suffix)
-        if target.exists():
-            raise ConfigError(f"{target} exists already: wait a second and run this again")
-        try:
-            path.rename(target)
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be renamed to {target}: {error.strerror}") from None
-        retired.append(target)
-    return tuple(retired)
-
-
 def _unmark(config: Config) -> None:
     """Remove the mark of a restored backup."""
     try:
         (config.data / RESTORED).unlink(missing_ok=True)
         if config.data.is_dir():
-            _sync_folder(config.data)
+            sync_folder(config.data)
     except OSError as error:
         raise ConfigError(f"{config.data / RESTORED} cannot be removed: {error.strerror}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,8 +10,9 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from verifier.errors import ConfigError
@@ -135,6 +136,26 @@ def store_private(path: Path, data: bytes) -> None:
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def set_aside(paths: Iterable[Path], now: datetime) -> tuple[Path, ...]:
+    """Rename those of the files that are there, each durably before the next; what they are called now.
+    Raises ConfigError.
+    """
+    retired = []
+    for path in paths:
+        if not path.exists():
+            continue
+        target = path.with_name(f"{path.name}.retired-{now:%Y%m%dT%H%M%SZ}")
+        if target.exists():
+            raise ConfigError(f"{target} exists already: wait a second and run this again")
+        try:
+            path.rename(target)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be renamed to {target}: {error.strerror}") from None
+        retired.append(target)
+    return tuple(retired)
 
 
 def make_folder(path: Path) -> Path:

@@ -28,7 +28,7 @@ from kv.keys import u64
 from kv.leveldb import LevelDBStore
 from replication.stored import restored_rows
 from verifier.errors import ConfigError
-from verifier.files import SECRET_MODE, write_new
+from verifier.files import SECRET_MODE, sync_folder, write_new
 from verifier.types import Realm
 
 RESTORED = "restored.json"  # in the data directory: its rows came from a backup, and must not be signed on
@@ -59,7 +59,7 @@ def write_backup(target: Path, pieces: Iterable[bytes]) -> tuple[Manifest, str]:
             os.fsync(file.fileno())
         found = verify_seal(draft)
         draft.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from None
     finally:
@@ -137,9 +137,9 @@ def restore(path: Path, config: Config, now_ms: int) -> Manifest:
         with opened(path) as copy:
             _fill(draft, copy, engine_of(config))
         write_version(draft)
-        _sync_folder(draft)
+        sync_folder(draft)
         draft.rename(data)
-        _sync_folder(data.parent)
+        sync_folder(data.parent)
     except OSError as error:
         raise ConfigError(f"{data} cannot be written: {error.strerror}") from None
     return manifest
@@ -209,11 +209,3 @@ class _Batches:
     def write(self) -> None:
         self._store.write(self._rows)
         self._rows, self._bytes = {}, 0
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

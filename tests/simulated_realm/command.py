@@ -10,10 +10,22 @@ from typing import Any
 
 import click.testing
 import pytest
+from samples import BOB
 
 from simulated_realm import SimulatedRealm
 from verifier import realm as realms
 from verifier.client.cli import main
+from verifier.client.client import now_ms
+
+OTHER = "bob@example.test"
+
+
+def realm_of_bob() -> SimulatedRealm:
+    """A realm of today whose one user has keys of every kind."""
+    world = SimulatedRealm(clock=now_ms)
+    world.put(OTHER, {"age": b"age1bob", "bin": b"\0\xff", "ssh": b"# mine\nssh-ed25519 AAAA bob\n"}, BOB)
+    world.close()
+    return world
 
 
 class Wire:

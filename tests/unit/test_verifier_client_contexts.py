@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from samples import EVE, REALM, REPLICAS, VERIFIERS
 from simulated_realm import SimulatedRealm, one_of_each
+from simulated_realm.asking import USER, three_epochs_of_alice
 
 from verifier import policy
 from verifier import realm as realms
@@ -17,17 +18,10 @@ from verifier.client.outcome import Exit, exit_of_error
 from verifier.client.places import Places, read_settings
 from verifier.errors import ConfigError
 
-USER = "alice@example.test"
-KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
-
 
 @pytest.fixture
 def world() -> SimulatedRealm:
-    world = SimulatedRealm()
-    world.put(USER, KEYS)
-    for _ in range(3):
-        world.close()
-    return world
+    return three_epochs_of_alice()
 
 
 # Contexts

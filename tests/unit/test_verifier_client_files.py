@@ -5,12 +5,14 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from e2eks.v1 import client_pb2
 from samples import ALICE, BOB, REALM, make_realm
 from simulated_realm import SimulatedRealm, one_of_each, signing_key
+from simulated_realm.asking import KEYS, USER, three_epochs_of_alice
 
 from verifier import encoding, files
 from verifier.client.client import Client
@@ -22,20 +24,27 @@ from verifier.client.pins import HEADS_HELD, FilePins, MemoryPins, PinState, quo
 from verifier.daemon.evidence import Standing, from_document, judge
 from verifier.errors import ConfigError, HistoryConflict
 
-USER = "alice@example.test"
-KEYS = {"ssh": b"ssh-ed25519 AAAA alice"}
-
 
 @pytest.fixture
 def world() -> SimulatedRealm:
-    world = SimulatedRealm()
-    world.put(USER, KEYS)
-    for _ in range(3):
-        world.close()
-    return world
+    return three_epochs_of_alice()
 
 
 # Files
+
+
+def test_files_are_set_aside_under_a_name_that_says_when_and_never_over_another(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 22, 21, 2, 3, tzinfo=UTC)
+    key, gone = tmp_path / "key", tmp_path / "gone"
+    key.write_text("old")
+    (aside,) = files.set_aside((gone, key), now)
+    assert aside.name == "key.retired-20261122T210203Z"
+    assert aside.read_text() == "old"
+    assert not key.exists()
+    key.write_text("new")
+    with pytest.raises(ConfigError, match="exists already: wait a second"):
+        files.set_aside((key,), now)
+    assert (aside.read_text(), key.read_text()) == ("old", "new")
 
 
 def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> None:

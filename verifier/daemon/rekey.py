@@ -28,7 +28,7 @@ from verifier.daemon.failures import Quarantined
 from verifier.daemon.setup import info_text, make_certificate
 from verifier.daemon.state import load_state, newest_ratified
 from verifier.errors import ConfigError
-from verifier.files import SECRET_MODE, read_file, read_secret, sync_folder, write_new
+from verifier.files import SECRET_MODE, read_file, read_secret, set_aside, write_new
 from verifier.signonce import RegisterCorrupt, RegisterMissing, SignOnceRegister
 
 INFO = "verifier-info.json"
@@ -124,7 +124,6 @@ def _newest_signed(config: Config, key_id: bytes | None) -> int:
 
 def _set_aside(config: Config, info_file: Path, now: datetime) -> tuple[Path, ...]:
     """Rename what belongs to the old key; the register FIRST, so that a start in between is refused."""
-    suffix = f".retired-{now:%Y%m%dT%H%M%SZ}"
     evidence = sorted(config.evidence.glob(f"{Kind.OWN_KEY}-*.json"))  # it is about the old key
     files = (
         config.sign_once_register,
@@ -134,17 +133,4 @@ def _set_aside(config: Config, info_file: Path, now: datetime) -> tuple[Path, ..
         info_file,
         *evidence,
     )
-    retired = []
-    for path in files:
-        if not path.exists():
-            continue
-        target = path.with_name(path.name + suffix)
-        if target.exists():
-            raise ConfigError(f"{target} exists already: wait a second and run this again")
-        try:
-            path.rename(target)
-            sync_folder(path.parent)
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be renamed to {target}: {error.strerror}") from None
-        retired.append(target)
-    return tuple(retired)
+    return set_aside(files, now)
