@@ -14,6 +14,7 @@ from e2eks.v1 import client_pb2
 from e2eks.v1 import types_pb2 as pb
 from samples import ALICE, BOB, EVE, REALM, REPLICAS, VERIFIERS, key, make_realm, nonce_of, sign_head
 from simulated_realm import SimulatedRealm, signing_key
+from simulated_realm.asking import KEYS, OTHER, USER, three_epochs
 
 from attacks.surface import Surface, flipped
 from verifier import encoding
@@ -26,22 +27,10 @@ from verifier.errors import E2eksError, Reason, Refused
 from verifier.lookup import LookupResult
 from verifier.types import QuorumExpr, Realm
 
-USER, OTHER, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
-KEYS, EVIL = {"ssh": b"ssh-ed25519 alice"}, {"ssh": b"ssh-ed25519 evil"}
+EVIL = {"ssh": b"ssh-ed25519 evil"}
 FRESH = tuple(key(f"new-replica-{number}") for number in range(3))
 
 Change = Callable[[client_pb2.LookupProof], object]
-
-
-def three_epochs(realm: Realm = REALM) -> SimulatedRealm:
-    """Alice with keys since epoch 1, bob since epoch 2."""
-    world = SimulatedRealm(realm)
-    world.put(USER, KEYS)
-    world.close()
-    world.put(OTHER, {"age": b"age1"}, BOB)
-    world.close()
-    world.close()
-    return world
 
 
 def forked(world: SimulatedRealm, further: int = 0) -> SimulatedRealm:

@@ -11,7 +11,7 @@ from kv.interface import Store
 from kv.memory import MemoryDisk, MemoryStore
 from kv.tracing import TracingStore
 from replication.local import LocalLog
-from replication.rows import entry_key
+from replication.rows import PublicPart, entry_key
 from replication.testing import HANGS_AFTER_S, public_half
 
 
@@ -29,8 +29,10 @@ class GatedStore(TracingStore):
 
 
 @asynccontextmanager
-async def running(store: Store, lo: int = 1) -> AsyncIterator[LocalLog]:
-    log = LocalLog(store, public_half)
+async def running(
+    store: Store, lo: int = 1, public_part: PublicPart = public_half
+) -> AsyncIterator[LocalLog]:
+    log = LocalLog(store, public_part)
     try:
         await log.start(lo)
         yield log
@@ -45,6 +47,11 @@ async def filled(payloads: list[bytes]) -> MemoryDisk:
             nursery.start_soon(log.propose, payload)
             await trio.testing.wait_all_tasks_blocked()
     return disk
+
+
+async def payloads_on(disk: MemoryDisk, public_part: PublicPart) -> list[bytes]:
+    async with running(MemoryStore(disk), public_part=public_part) as log:
+        return [entry.payload for entry in log.read(1, 10**9, 10**9)]
 
 
 def change(disk: MemoryDisk, rows: dict[bytes, bytes | None]) -> None:

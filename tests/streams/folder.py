@@ -17,9 +17,11 @@ from verifier import realm as realms
 from verifier.crypto import hashing
 from verifier.daemon.config import Config, Times, load_config
 from verifier.daemon.database import check_register, open_database, open_register
-from verifier.daemon.outbox import Outbox
+from verifier.daemon.outbox import Outbox, Ready
 from verifier.daemon.setup import Plan, init
+from verifier.daemon.state import load_state
 from verifier.daemon.status import StatusFile
+from verifier.daemon.step import apply_message
 from verifier.daemon.transport import Credentials, Keyserver, PushTarget
 from verifier.daemon.watch import Daemon, Parts
 from verifier.files import read_secret
@@ -125,6 +127,21 @@ class OpenVerifier:
 
     def daemon(self) -> Daemon:
         return Daemon(self.parts())
+
+
+def replay(opened: OpenVerifier, message: bytes) -> None:
+    """Follow the steps of a message, which are valid."""
+    state = load_state(opened.store, opened.config.realm)
+    outcome = apply_message(opened.store, opened.config.realm, state, message)
+    assert outcome.stop is None
+    opened.store.write(outcome.writes)
+
+
+def ratify(opened: OpenVerifier, number: int) -> bytes:
+    """The ratification of an epoch that it owes, to be pushed."""
+    owed = opened.outbox.ratify(number)
+    assert isinstance(owed, Ready)
+    return owed.push
 
 
 def verifier_of(stream: Stream, path: Path) -> VerifierFolder:

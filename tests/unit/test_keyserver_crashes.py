@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from local_logs import payloads_on
 
 from keyserver.config import Epochs
 from keyserver.duties import LOOK_AGAIN_MS, LOOK_SOONEST_MS, steady_ms
@@ -27,14 +28,6 @@ PATIENCE = 60.0
 SMALL = small_realm()
 GUARDED = small_realm(verifiers=1)
 HERE = "ipv4:127.0.0.1"
-
-
-async def log_payloads(disk: Disk) -> list[bytes]:
-    log = LocalLog(MemoryStore(disk.log), commands.public_part)
-    await log.start(1)
-    payloads = [entry.payload for entry in log.read(1, 10**9, 10**9)]
-    await log.stop()
-    return payloads
 
 
 # Failures
@@ -84,7 +77,7 @@ async def test_whatever_moment_a_replica_dies_at_the_next_one_goes_on(tmp_path: 
     disk = Disk(folder)
     async with running(SMALL, disk) as parts:
         await parts.service.update(alice.update({"ssh": b"1"}), HERE)
-    payloads = await log_payloads(disk)
+    payloads = await payloads_on(disk.log, commands.public_part)
     assert len(payloads) >= 5
     _, signed = read_rows(folder / "register", key_id=SMALL.replica)
     for length in range(len(payloads) + 1):

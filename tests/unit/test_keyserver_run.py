@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from local_logs import payloads_on
 
 from keyserver.admission.gate import Gate
 from keyserver.data_directory import LostTail, check_register, newest_own_signature
@@ -33,14 +34,6 @@ PATIENCE = 60.0
 SMALL = small_realm()
 GUARDED = small_realm(verifiers=1)
 HERE = "ipv4:127.0.0.1"
-
-
-async def log_payloads(disk: Disk) -> list[bytes]:
-    log = LocalLog(MemoryStore(disk.log), commands.public_part)
-    await log.start(1)
-    payloads = [entry.payload for entry in log.read(1, 10**9, 10**9)]
-    await log.stop()
-    return payloads
 
 
 # Order
@@ -142,7 +135,7 @@ async def test_batches_cut_differently_write_the_same_rows(tmp_path: Path) -> No
             request.lookup_parameters.quorum_requirement.threshold = 1
             request.lookup_parameters.quorum_requirement.candidates.append(GUARDED.replica)
             await parts.service.update(request.SerializeToString(), HERE)
-    payloads = await log_payloads(disk)
+    payloads = await payloads_on(disk.log, commands.public_part)
     entries = [LogEntry(number, payload) for number, payload in enumerate(payloads, 1)]
     found = []
     for size in (1, 3, len(entries)):

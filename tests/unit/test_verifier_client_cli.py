@@ -6,29 +6,25 @@ from pathlib import Path
 
 import click
 import pytest
-from samples import BOB, REALM, VERIFIERS
+from samples import REALM, VERIFIERS
 from simulated_realm import SimulatedRealm
-from simulated_realm.command import Shell
+from simulated_realm.command import OTHER, Shell, realm_of_bob
 
 from verifier import encoding
 from verifier.client import failure, show
 from verifier.client.cli import COMMANDS, load_commands
 from verifier.client.cli_lookup import parse_time
-from verifier.client.client import now_ms
 from verifier.client.outcome import Exit
 from verifier.client.session import seconds_of
 from verifier.errors import NotRatified, Reason, Refused, VerificationError
 
-USER, OTHER, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
+USER, NOBODY = "alice@example.test", "nobody@example.test"
 SSH = b"ssh-ed25519 AAAA alice\n"
 
 
 @pytest.fixture
 def world() -> SimulatedRealm:
-    world = SimulatedRealm(clock=now_ms)
-    world.put(OTHER, {"age": b"age1bob", "bin": b"\0\xff", "ssh": b"# mine\nssh-ed25519 AAAA bob\n"}, BOB)
-    world.close()
-    return world
+    return realm_of_bob()
 
 
 @pytest.fixture

@@ -6,24 +6,20 @@ from pathlib import Path
 
 import pytest
 from e2eks.v1 import client_pb2
-from samples import ALICE, BOB, REALM
+from samples import ALICE, REALM
 from simulated_realm import SimulatedRealm
-from simulated_realm.command import Shell
+from simulated_realm.command import OTHER, Shell, realm_of_bob
 
 from verifier import realm as realms
-from verifier.client.client import now_ms
 from verifier.errors import Reason, Refused
 
-USER, OTHER, NOBODY = "alice@example.test", "bob@example.test", "nobody@example.test"
+USER, NOBODY = "alice@example.test", "nobody@example.test"
 SSH = b"ssh-ed25519 AAAA alice\n"
 
 
 @pytest.fixture
 def world() -> SimulatedRealm:
-    world = SimulatedRealm(clock=now_ms)
-    world.put(OTHER, {"age": b"age1bob", "bin": b"\0\xff", "ssh": b"# mine\nssh-ed25519 AAAA bob\n"}, BOB)
-    world.close()
-    return world
+    return realm_of_bob()
 
 
 @pytest.fixture

@@ -11,14 +11,11 @@ from e2eks.v1 import types_pb2 as pb
 from e2eks.v1 import verification_pb2
 from msgspec.structs import replace
 from streams.build import START_MS, Stream
-from streams.folder import OpenVerifier, VerifierFolder
+from streams.folder import OpenVerifier, VerifierFolder, ratify, replay
 
 from verifier import encoding
 from verifier.daemon.evidence import Evidence, Kind, Standing, Verdict, from_document, judge, to_document
 from verifier.daemon.failures import Misbehaved
-from verifier.daemon.outbox import Ready
-from verifier.daemon.state import load_state
-from verifier.daemon.step import apply_message
 from verifier.errors import Malformed
 from verifier.types import Realm, Verifier
 
@@ -31,19 +28,6 @@ def stream() -> Stream:
 @pytest.fixture
 def folder(stream: Stream, tmp_path: Path) -> VerifierFolder:
     return VerifierFolder.make(tmp_path / "v", stream.realm)
-
-
-def replay(opened: OpenVerifier, message: bytes) -> None:
-    state = load_state(opened.store, opened.config.realm)
-    outcome = apply_message(opened.store, opened.config.realm, state, message)
-    assert outcome.stop is None
-    opened.store.write(outcome.writes)
-
-
-def ratify(opened: OpenVerifier, number: int) -> bytes:
-    owed = opened.outbox.ratify(number)
-    assert isinstance(owed, Ready)
-    return owed.push
 
 
 def listing(stream: Stream, folder: VerifierFolder) -> Realm:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from streams.build import Stream
-from streams.folder import OpenVerifier, VerifierFolder
+from streams.folder import OpenVerifier, VerifierFolder, replay
 
 from kv.interface import StorageInUse
 from verifier.daemon.evidence import Evidence, Kind
@@ -19,7 +19,6 @@ from verifier.daemon.failures import Quarantined
 from verifier.daemon.outbox import GivenUp, Ready
 from verifier.daemon.rekey import Rekeyed, rekey
 from verifier.daemon.state import load_state, owed_epochs
-from verifier.daemon.step import apply_message
 from verifier.errors import ConfigError
 from verifier.signonce import SignOnceRegister, read_rows
 
@@ -40,13 +39,6 @@ def folder(stream: Stream, tmp_path: Path) -> VerifierFolder:
         for number in (1, 2):
             assert isinstance(opened.outbox.ratify(number), Ready)
     return made
-
-
-def replay(opened: OpenVerifier, message: bytes) -> None:
-    state = load_state(opened.store, opened.config.realm)
-    outcome = apply_message(opened.store, opened.config.realm, state, message)
-    assert outcome.stop is None
-    opened.store.write(outcome.writes)
 
 
 def renewed(folder: VerifierFolder, **options: object) -> tuple[Rekeyed, VerifierFolder]:

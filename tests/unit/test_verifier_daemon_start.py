@@ -9,7 +9,7 @@ from e2eks.v1 import types_pb2 as pb
 from e2eks.v1 import verification_pb2
 from operators import STRANGE, strange_pem
 from streams.build import START_MS, Stream
-from streams.folder import OpenVerifier, VerifierFolder
+from streams.folder import OpenVerifier, VerifierFolder, ratify, replay
 from streams.realms import make_realm, party
 
 from verifier import encoding, epoch, limits
@@ -21,7 +21,6 @@ from verifier.daemon.outbox import GivenUp, Ready, Waiting, served_head
 from verifier.daemon.ratified import answer
 from verifier.daemon.run import OwnTls
 from verifier.daemon.state import load_state, owed_epochs
-from verifier.daemon.step import apply_message
 from verifier.daemon.tables import VerifierTables as Tables
 from verifier.errors import ConfigError, Malformed, Reason, Refused
 from verifier.files import read_secret
@@ -36,19 +35,6 @@ def stream() -> Stream:
 @pytest.fixture
 def folder(stream: Stream, tmp_path: Path) -> VerifierFolder:
     return VerifierFolder.make(tmp_path / "v", stream.realm)
-
-
-def replay(opened: OpenVerifier, message: bytes) -> None:
-    state = load_state(opened.store, opened.config.realm)
-    outcome = apply_message(opened.store, opened.config.realm, state, message)
-    assert outcome.stop is None
-    opened.store.write(outcome.writes)
-
-
-def ratify(opened: OpenVerifier, number: int) -> bytes:
-    owed = opened.outbox.ratify(number)
-    assert isinstance(owed, Ready)
-    return owed.push
 
 
 # Quarantine
