@@ -51,11 +51,14 @@ class Log:
 
     async def propose(self, payload: bytes) -> None:
         self._process.world.judges.proposing(self._process.site, payload)
-        await self._wait_for_leader()
+        seconds = self._process.world.seconds
+        until = seconds() + LEADERLESS_S
+        if not self._is_led():
+            await self._wait_for_leader(until)
         while await self._ask(payload) is Outcome.REFUSED:
             seen = self.turns
-            await Until(lambda seen=seen: self.turns > seen)  # type: ignore[misc]
-            await self._wait_for_leader()
+            await Until(lambda seen=seen: self.turns > seen or seconds() >= until)  # type: ignore[misc]
+            await self._wait_for_leader(until)
 
     async def _ask(self, payload: bytes) -> Outcome:
         token = next(self._tokens)
@@ -68,12 +71,13 @@ class Log:
             raise ProposalLost(told[0].value)
         return told[0]
 
-    async def _wait_for_leader(self) -> None:
+    async def _wait_for_leader(self, until: float) -> None:
         seconds = self._process.world.seconds
-        until = seconds() + LEADERLESS_S
         await Until(lambda: self._is_led() or seconds() >= until)
         if not self._is_led():
             raise NoLeader("no majority of the members has a leader")
+        if seconds() >= until:
+            raise NoLeader("the leader is out of reach, or takes nothing")
 
     def _is_led(self) -> bool:
         return self.turn is not None and self.turn.leader is not None
