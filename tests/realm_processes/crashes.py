@@ -18,7 +18,7 @@ from keyserver.demo.stage import REPLICA
 from realm_processes.ledger import Acknowledged, Ledger, SeenSignatures
 from realm_processes.load import Load, check_promises, see_ratified_heads
 from realm_processes.realm import RealmProcesses
-from verifier.signonce import SignOnceRegister
+from verifier.signonce import ROWS_KEPT, SignOnceRegister
 
 
 class CrashingRealm(RealmProcesses):
@@ -75,10 +75,11 @@ def see_register(realm: RealmProcesses, name: str, seen: SeenSignatures) -> None
     shutil.copy(realm.register_of(name), copy)
     key_id = realm.key_id_of(name)
     register = SignOnceRegister.open(copy, key_id=key_id)
-    newest = register.newest()
+    newest, floor = register.newest(), register.floor
     rows = {row.epoch: row for n in range(1, newest.epoch + 1 if newest else 1) if (row := register.get(n))}
     register.close()
-    missing = seen.signed_by(key_id) - rows.keys()
+    dropped_to = floor if len(rows) >= ROWS_KEPT else 0  # else it began there, and nothing below is signed
+    missing = {epoch for epoch in seen.signed_by(key_id) - rows.keys() if epoch > dropped_to}
     for row in rows.values():
         seen.see_row(key_id, row)
     assert not missing, f"{name} signed {sorted(missing)}, of which its register knows nothing"

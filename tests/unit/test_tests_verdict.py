@@ -72,6 +72,17 @@ def show(name: str, row: Row) -> Deed:
     return lambda trial: trial.seen.see_row(trial.realm.key_id_of(name), row)
 
 
+def begin_above(name: str, floor: int) -> Deed:
+    """With a register that allows nothing up to there, as for a new key."""
+
+    def deed(trial: Trial) -> None:
+        path = trial.realm.register_of(name)
+        path.unlink()
+        SignOnceRegister.create(path, key_id=trial.realm.key_id_of(name), floor=floor).close()
+
+    return deed
+
+
 def damage(name: str) -> Deed:
     return lambda trial: trial.realm.register_of(name).unlink()
 
@@ -113,6 +124,7 @@ FAULTS: dict[str, tuple[tuple[Deed, ...], str]] = {
         f"epoch {NEWEST} has 2 heads",
     ),
     "forgotten": ((show("r2", ROW),), f"r2 signed [{NEWEST}], of which its register knows nothing"),
+    "signed before it began": ((begin_above("v1", NEWEST), show("v1", ROW)), f"v1 signed [{NEWEST}]"),
     "behind a damaged one": ((damage("r1"), show("v1", ROW)), f"v1 signed [{NEWEST}]"),
     "damaged": ((damage("r1"),), "the register of r1: "),
     "lost": ((promise(BAD),), f"r2 is past epoch {NEWEST} without a version 1 promised then"),
@@ -148,6 +160,14 @@ def test_nothing_is_held_against_a_drill_that_only_failed(still: Open) -> None:
         raise TimeoutError("the drill")
     (note,) = failed.value.__notes__
     assert note.endswith("nothing was found")
+
+
+def test_a_register_may_have_dropped_its_old_rows(still: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crashes, "ROWS_KEPT", 1)  # the fewest it has left then
+    with still() as trial:
+        newer = replace(ROW, epoch=NEWEST + 1)
+        for deed in (begin_above("v1", NEWEST), sign("v1", newer), show("v1", ROW)):
+            deed(trial)
 
 
 def test_nothing_more_is_asked_of_replicas_when_a_drill_failed(
