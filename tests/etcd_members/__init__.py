@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,17 @@ class EtcdMembers:
             yield self
         finally:
             self.stop_all()
+
+    def keep_copy(self, name: str, copy: Path) -> None:
+        """End a member and copy its data."""
+        self.kill(name)
+        shutil.copytree(self._folder / name, copy)
+
+    def put_back(self, name: str, copy: Path) -> None:
+        """End a member and put an older copy in the place of its data."""
+        self.kill(name)
+        shutil.rmtree(self._folder / name)
+        shutil.move(copy, self._folder / name)
 
     def pause(self, name: str, signal: int) -> None:
         """Send SIGSTOP or SIGCONT to a member."""

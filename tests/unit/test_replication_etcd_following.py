@@ -1,6 +1,5 @@
 """Who follows etcd finds out what happened while it did not: another etcd, and an operator's word."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def test_what_piled_up_may_take_long_to_list(place: Place, monkeypatch: pytest.M
 async def test_more_keys_than_fit_one_answer_are_read_in_parts(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower_module, "KEYS_AT_ONCE", 7, raising=False)
+    monkeypatch.setattr(follower_module, "KEYS_AT_ONCE", 7)
     async with place.running("r1", timing=NEVER_TRIM) as log:
         await propose_all(log, SOME)
         expected = await take(log, len(SOME))
@@ -110,15 +109,12 @@ async def test_an_etcd_that_comes_back_with_a_lost_end_ends_who_is_running(tmp_p
     with etcd.running():
         async with place.running(timing=NEVER_TRIM) as log:
             await propose_all(log, SOME[:6])
-        etcd.kill("e1")
-        shutil.copytree(tmp_path / "etcd" / "e1", tmp_path / "older")
+        etcd.keep_copy("e1", tmp_path / "older")
         etcd.start()
         async with place.running(timing=NEVER_TRIM) as log:
             await propose_all(log, SOME[6:])
             await take(log, len(SOME))
-            etcd.kill("e1")
-            shutil.rmtree(tmp_path / "etcd" / "e1")
-            shutil.move(tmp_path / "older", tmp_path / "etcd" / "e1")
+            etcd.put_back("e1", tmp_path / "older")
             await trio.to_thread.run_sync(etcd.start)
             with pytest.raises(StorageError, match="etcd has lost the end of the log"):
                 await take(log, len(SOME) + 1)

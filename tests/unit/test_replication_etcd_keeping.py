@@ -94,7 +94,7 @@ async def test_what_piled_up_may_take_long_to_list(place: Place, monkeypatch: py
 async def test_more_keys_than_fit_one_answer_leave_etcd_too(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "KEYS_AT_ONCE", 7, raising=False)
+    monkeypatch.setattr(keeper_module, "KEYS_AT_ONCE", 7)
     with place.members.client() as client:
         async with place.running() as log:
             honest = log._client.range

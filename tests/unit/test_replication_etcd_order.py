@@ -109,15 +109,12 @@ async def test_another_etcd_is_refused_and_so_is_one_with_a_lost_end(tmp_path: P
         place = Place(etcd, tmp_path)
         async with place.running(timing=NEVER_TRIM) as log:
             await propose_all(log, SOME[:6])
-        etcd.kill("e1")
-        shutil.copytree(tmp_path / "etcd" / "e1", tmp_path / "older")
+        etcd.keep_copy("e1", tmp_path / "older")
         etcd.start()
         async with place.running(timing=NEVER_TRIM) as log:
             await propose_all(log, SOME[6:])
             await take(log, 12)
-        etcd.kill("e1")
-        shutil.rmtree(tmp_path / "etcd" / "e1")
-        shutil.move(tmp_path / "older", tmp_path / "etcd" / "e1")
+        etcd.put_back("e1", tmp_path / "older")
         etcd.start()
         await fails(place, "r1", "etcd has lost the end of the log")
     other = EtcdMembers(tmp_path / "other", 1)

@@ -140,10 +140,10 @@ async def test_a_stream_whose_time_is_over_is_renewed_after_the_shortest_wait(
     tmp_path: Path, rng: Random
 ) -> None:
     """However often nothing was said in it: with one address, too, silence is no failure."""
-    source, times = OverdueSource(wanted=10), Times(retry_min_ms=10, retry_max_ms=60_000)
+    source, times = OverdueSource(wanted=14), Times(retry_min_ms=10, retry_max_ms=60_000)
     renewed = partial(trio.to_thread.run_sync, source.enough.wait, DEADLINE_S, abandon_on_cancel=True)
     await work(tmp_path, rng, renewed, sources=[source], targets=[MemoryTarget(1)], times=times)
-    doubled_s = 0.010 / 2 * 2**8  # the ninth wait at least, if each were longer than the one before
+    doubled_s = 0.010 / 2 * 2**12  # the last wait at least, if each were twice the one before
     assert max(later - earlier for earlier, later in itertools.pairwise(source.at)) < doubled_s
 
 
