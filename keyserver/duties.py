@@ -72,7 +72,7 @@ class Duties:
         """Propose what is owed when it is due. Raises Halt and StorageError."""
         while True:
             turn = self._replica.applied.turn()  # BEFORE looking: what is written meanwhile wakes us at once
-            pause_ms: float = LOOK_AGAIN_MS
+            pause_ms = LOOK_AGAIN_MS
             if not self._signer.quarantined and not self._proposer.held:
                 pause_ms = await self.pursue()
             with trio.move_on_after(pause_ms / 1000):
