@@ -26,6 +26,7 @@ DECODED_SHARE_MIN = 0.3
 def replica(seed: int) -> Replica:
     """In the middle of its life, with pending, parked and unsigned things about."""
     built = build(seed, 400)
+    built.settle()
     assert built.register(User.named("in the tree")) is Code.APPLIED
     assert built.delimit() is Code.APPLIED
     assert built.register(User.named("parked")) is Code.APPLIED

@@ -18,6 +18,7 @@ from keyserver.machine.commands import (
 from keyserver.machine.rows import policy_of_epoch
 from keyserver.machine.state import GENESIS_POSITION, Machine, genesis_state
 from keyserver.machine.step import Outcome, apply
+from keyserver.machine.turn import clock_of
 from kv.memory import MemoryStore
 from verifier import encoding, limits, replica_set
 from verifier.epoch import replica_message, verifier_message
@@ -110,6 +111,13 @@ class Replica:
         """Every replica signs its clock into the log."""
         for key in self.replicas:
             self.run(commands.Tick(), by=key)
+
+    def settle(self) -> None:
+        """After a random log: the newest head signed, and all clocks where the one furthest ahead is."""
+        if not self.state.is_signed:
+            self.sign_all()
+        self.clock_ms = max(self.clock_ms, *(clock_of(self.store, key.id) for key in self.replicas))
+        self.tick_all()
 
     def delimit(self) -> Code:
         """A lawful delimiter, after every clock has moved on."""
