@@ -17,6 +17,17 @@ from replication.types import PeerTls
 
 HOST = "localhost"  # what the members' certificates name
 STOPS_WITHIN_S = 30
+PATIENT_S = 60.0  # a disk may stand still for seconds: replicas repeat their calls then, a test waits
+
+
+class PatientClient(EtcdClient):
+    """For a test's own reading and writing, which nobody repeats."""
+
+    def txn(self, request: api.TxnRequest, timeout_s: float = PATIENT_S) -> api.TxnResponse:
+        return super().txn(request, timeout_s)
+
+    def range(self, request: api.RangeRequest, timeout_s: float = PATIENT_S) -> api.RangeResponse:
+        return super().range(request, timeout_s)
 
 
 class EtcdMembers:
@@ -93,7 +104,7 @@ class EtcdMembers:
     @contextmanager
     def client(self, first: str | None = None) -> Iterator[EtcdClient]:
         """A client that is not a replica's."""
-        client = EtcdClient(self.endpoints(first), Pem.read(self.tls))
+        client = PatientClient(self.endpoints(first), Pem.read(self.tls))
         try:
             yield client
         finally:

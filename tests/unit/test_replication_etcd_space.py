@@ -19,7 +19,7 @@ from replication.testing import HANGS_AFTER_S, propose_all, take
 from replication.types import LogOverloaded
 
 MIB = 1024 * 1024
-QUOTA = 16 * MIB
+QUOTA = 32 * MIB
 GOOD = Surveyed("a:1", version="3.5.14", size=MIB, size_in_use=MIB, quota=100 * MIB)
 
 
@@ -87,7 +87,9 @@ async def test_a_dead_replica_fills_etcd_until_proposals_are_refused_and_no_furt
                 while True:
                     await log.propose(b"x" * (MIB // 32))
                     accepted += 1
-            assert accepted > 250
+                    if accepted % 64 == 0:  # no disk may be so fast that the quota is met between two looks
+                        await until(lambda last=accepted: log._copy.last == last and log._view.arrived < MIB)
+            assert accepted > 500
             assert any("MiB" in warning for warning in log.status().warnings)
             assert not client.alarms()
             forget_replica(place.members.endpoints(), place.members.tls, place.prefix, "r2")

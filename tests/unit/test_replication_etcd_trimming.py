@@ -84,7 +84,8 @@ async def test_who_came_too_late_needs_the_copy_of_another(place: Place) -> None
 
 
 async def test_a_forgotten_replica_stops_and_may_come_back(place: Place) -> None:
-    async with place.running("r1") as log, place.running("r2", timing=NEVER_TRIM) as other:
+    both = place.running("r1", timing=NEVER_TRIM), place.running("r2", timing=NEVER_TRIM)
+    async with both[0] as log, both[1] as other:
         await propose_all(log, FIRST)
         await take(other, 30)
         forget_replica(place.members.endpoints(), place.members.tls, place.prefix, "r2")
