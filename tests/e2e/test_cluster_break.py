@@ -14,6 +14,12 @@ from verifier.lookup import Present
 THREE = ("r1", "r2", "r3")
 
 
+def ratified_at(realm: RealmProcesses, name: str) -> int:
+    """The newest epoch of which a replica has v1's ratification."""
+    verifiers = (realm.standing(name).get("head") or {}).get("verifiers", [])
+    return max((int(row["ratified_epoch"]) for row in verifiers), default=0)
+
+
 @pytest.mark.slow
 def test_a_cluster_that_is_lost_is_put_back_as_an_admitted_break(tmp_path: Path) -> None:
     realm = RealmProcesses(tmp_path / "realm", ("v1",), THREE)
@@ -22,8 +28,9 @@ def test_a_cluster_that_is_lost_is_put_back_as_an_admitted_break(tmp_path: Path)
         realm.open()
         client, transport = connect(realm.realm())
         person = new_person(realm.realm(), Authority())
-        register(client, person)
+        known = register(client, person).head.head.epoch
         transport.close()
+        wait_until(lambda: ratified_at(realm, "r2") >= known, "r2 to have what is copied from it")
         realm.ok("keyserver", "backup", "create", "-c", realm.config_of("r2"), backup)
         for name in THREE:
             realm.kill(name)

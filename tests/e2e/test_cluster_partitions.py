@@ -106,7 +106,7 @@ def test_a_majority_goes_on_without_the_third_which_takes_part_again_afterwards(
 def client_of(realm: ClusterProcesses, name: str) -> Iterator[Client]:
     """A client that knows no other replica."""
     address = f"{HOST}:{realm.ports_of[name].public}"
-    client, transport = connect(replace(realm.realm(), addresses=(address,)), timeout_s=5)
+    client, transport = connect(replace(realm.realm(), addresses=(address,)), timeout_s=20)
     with transport:
         yield client
 

@@ -181,7 +181,7 @@ def test_the_first_ratification_stands_and_its_quorum_finds_its_epoch(
     first = ratified(realm, head.encoded)
     for made in (first, first, ratified(realm, head.encoded, time_ms=first.timestamp_ms + 1)):
         assert push(realm, encoding.encode_signed_head(head.encoded, [made])).code == "OK"
-    wait_until(lambda: realm.epochs() > head.epoch + 1, "epochs that v4 does not ratify")
+    wait_until(lambda: newest(client).head.epoch > head.epoch + 1, "epochs that v4 does not ratify")
     quorum = all_of(realm.key_id_of(REPLICA), realm.key_id_of("v4"))
     demanding, transport = connect(realm.realm(), quorum=quorum)
     with transport:

@@ -61,7 +61,9 @@ def test_no_majority(tmp_path: Path, rng: random.Random) -> None:
         left = rng.choice(realm.replicas)
         for name in realm.others(left):
             realm.operators[name].run(f"systemctl stop {UNIT}")
-        wait_until(lambda: "no majority" in realm.standing(left)["reason"], f"{left} to say that it is alone")
+        wait_until(
+            lambda: "no majority" in realm.standing(left).get("reason", ""), f"{left} to say that it is alone"
+        )
         realm.operators[left].follow("no-majority", "Look")
         realm.operators[rng.choice(realm.others(left))].follow("no-majority", "Bring a majority back")
         wait_until(lambda: realm.replica_ready(left), "the other one to see it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ from dataclasses import astuple
 from datetime import UTC, datetime
 from functools import partial
 
+from keyserver import exits
 from keyserver.demo.processes import free_port, wait_until
 from keyserver.demo.stage import HOST, listening
 from keyserver.installation import certificates
@@ -45,9 +47,14 @@ def restart(trial: Trial, realm: ClusterProcesses, name: str) -> None:
 
 
 def hand_over(realm: ClusterProcesses, name: str) -> None:
-    """Let another replica lead."""
-    told = realm.ok("keyserver", "replicas", "hand-over", "-c", realm.config_of(name))
-    assert told["leader"] != name
+    """Let another replica lead. It is refused while none has all of the log at once: asked again."""
+
+    def is_done() -> bool:
+        done = realm.run("keyserver", "replicas", "hand-over", "-c", str(realm.config_of(name)), "-o", "json")
+        assert done.returncode in (0, exits.REFUSED), done.stderr
+        return done.returncode == 0 and json.loads(done.stdout)["leader"] != name
+
+    wait_until(is_done, f"another replica than {name} to lead")
 
 
 def wait_level(realm: ClusterProcesses, name: str, other: str) -> None:
