@@ -5,6 +5,7 @@ DIR/realm.json  DIR/ca/  DIR/replicas/NAME/  DIR/verifiers/NAME/  DIR/identities
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -31,6 +32,7 @@ REPLICA = "r1"
 EPOCHS = Epochs(min_interval_ms=200, max_interval_ms=20_000, retry_interval_ms=500)
 PORTS = fields(setup.Ports)
 KEPT_ENVIRONMENT = ("PATH", "LANG", "TMPDIR")
+ANSWER_SECONDS = 20.0  # on a machine whose disk stands still for a while; an answer takes milliseconds
 
 
 @dataclass
@@ -204,15 +206,16 @@ class Stage:
     def http(self, path: str, name: str = REPLICA, *, although_not_ready: bool = False) -> bytes | None:
         """What a replica's HTTP listener answers; None while it does not, or says that it is not ready."""
         try:
-            with urllib.request.urlopen(
-                f"http://{HOST}:{self.ports_of[name].http}{path}", timeout=5
-            ) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.read() if although_not_ready else None
-        except OSError:
+            try:
+                with urllib.request.urlopen(
+                    f"http://{HOST}:{self.ports_of[name].http}{path}", timeout=ANSWER_SECONDS
+                ) as answer:
+                    body: bytes = answer.read()
+                    return body
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.read() if although_not_ready else None
+        except (OSError, http.client.HTTPException):  # it may also end in the middle of its answer
             return None
 
     # People
