@@ -21,6 +21,7 @@ from replication.raft.messages import (
     batch_bytes,
 )
 from replication.raft.progress import Progress
+from replication.raft.rows import FIRST_INDEX
 
 # So many elections nobody misses. Whoever speaks of a later term lies, and must not bring terms to an end.
 TERMS_AHEAD_MAX = 2**20
@@ -212,7 +213,7 @@ class Engine(Elections):
             progress.acknowledged(message["next_node_idx"])
             progress.due = planned <= self._journal.last and progress.may_send()
             return
-        refused = message["prevLogIdx"]
+        refused, match = message["prevLogIdx"], max(match, FIRST_INDEX)  # with which every log begins
         self._SyncObj__lastResponseTime[sender] = self.now
         if refused <= match or (progress.probing and refused != planned - 1):
             return  # an answer to what was sent before we knew better

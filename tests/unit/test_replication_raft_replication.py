@@ -114,6 +114,25 @@ def test_an_answer_that_acknowledges_more_than_there_is_counts_for_nothing(rng: 
     assert cluster.turn(leader).committed_to == 0
 
 
+@pytest.mark.parametrize(("refused", "wanted"), [(1, 1), (1, 2), (2, 1)])
+def test_no_member_can_ask_for_what_is_before_the_first_entry(
+    refused: int, wanted: int, rng: random.Random
+) -> None:
+    """All logs begin alike: whoever refuses that is mistaken or lies, and no reason for a leader to end."""
+    cluster = Cluster(3, rng)
+    cluster.keep = lambda sender, receiver, message: message["type"] != "next_node_idx"
+    leader = cluster.elect()  # which does not know yet what anybody has
+    answer = {"prevLogIdx": refused, "next_node_idx": wanted, "reset": True, "success": False}
+    message = {"type": "next_node_idx", "term": cluster.nodes[leader].journal.term, **answer}
+    cluster.nodes[leader].inbox.append(Received(others(cluster, leader)[0], message))
+    cluster.turn(leader)
+    cluster.turn(leader)
+    cluster.keep = lambda sender, receiver, message: True
+    cluster.propose(leader, b"x")
+    assert cluster.agree() == [b"x"]
+    assert cluster.leaders == {1: leader}
+
+
 def test_a_leader_counts_its_own_entries_only_once_they_are_stored(rng: random.Random) -> None:
     cluster = Cluster(2, rng)
     leader = cluster.elect()
