@@ -23,7 +23,7 @@ from typing import Any
 SCHEMA = "e2eks.sim/1"
 ROOT = Path(__file__).resolve().parent.parent
 FIRED_SHARE_MIN = 0.05  # of all schedules, for every kind of fault
-SHARES_FROM = 200  # schedules; fewer say nothing about shares
+SHARES_FROM = 1_000  # schedules; the rarest kind takes effect in 12 % of all
 COVERAGE_MIN = 80.0
 BUG_SCHEDULES = 2_000
 
