@@ -146,7 +146,7 @@ async def test_a_replica_in_quarantine_reads_and_takes_nothing(tmp_path: Path) -
 
 async def test_a_second_update_of_one_epoch_is_pending(tmp_path: Path) -> None:
     alice = Person.named("alice", SMALL)
-    async with running(SMALL, Disk(tmp_path), update_timeout_ms=300) as parts:
+    async with running(SMALL, Disk(tmp_path), update_timeout_ms=2_000) as parts:  # enough to be applied in
         await epoch_signed(parts, 1)
         parts.duties.pursue = _nothing  # type: ignore[method-assign]  # no delimiter: the epoch stays open
         timed_out = await refused(Reason.NOT_RATIFIED_IN_TIME, parts, alice.update({"ssh": b"1"}))

@@ -14,12 +14,10 @@ from kv.leveldb import LevelDBStore
 def holders(folder: Path, value: bytes) -> list[str]:
     """Names of the files in which a half of `value` stands: LevelDB's journal may cut it in two."""
     halves = value[: len(value) // 2], value[len(value) // 2 :]
-    found = []
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # LevelDB tidies up in the background
-            data = path.read_bytes()
-            found += [path.name] * any(half in data for half in halves)
-    return found
+    while True:
+        with suppress(FileNotFoundError):  # LevelDB moves rows to other files in the background: look again
+            files = {path.name: path.read_bytes() for path in folder.iterdir()}
+            return [name for name, data in files.items() if any(half in data for half in halves)]
 
 
 def fill(store: LevelDBStore, rng: Random, rows: int) -> None:
