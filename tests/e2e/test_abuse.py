@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
-from e2eks.v1 import client_pb2, verification_pb2
+from e2eks.v1 import client_pb2
 from hostile import http2
 from hostile.http2 import Connection, Frame, frame
 from hostile.loads import ENDLESS, LOADS, LOOKUP, SHUT, STREAM, UPDATE, Target, run
@@ -29,7 +30,9 @@ from verifier import encoding, limits
 PATIENCE = 60.0
 WAITING = 200
 LOAD_S = 1.0
+BESIDE = 3  # lookups answered before a load ends: all but the first were asked under it
 MEMORY_MB = 64
+TOO_MANY, OFTEN = 300, "127.0.0.9"  # connections at once, and from where
 SHORT = "\n[limits]\nrequest_timeout_ms = 1000\nsend_timeout_ms = 1000\n"
 RESOURCE_EXHAUSTED = b"grpc-status\x018"
 
@@ -152,12 +155,13 @@ def test_200_streams_and_200_waiting_updates_hold_no_thread_and_every_lookup_ans
             assert next(stream)
         send: Any = public.unary_unary(UPDATE)
         waiting = [send.future(update, timeout=PATIENCE) for update in updates]
-        wait_until(lambda: abused.status()["epoch"] > 1, "an epoch with the updates")
+        wait_until(lambda: abused.epochs() > 1, "an epoch with the updates")
         lookup: Any = public.unary_unary(LOOKUP)
         for _ in range(count(100)):
             assert lookup(abused.lookup_request(), timeout=PATIENCE)
         assert not any(update.done() for update in waiting)
-        assert abused.threads <= before + 8  # gRPC's own pool breathes; 400 callers would be seen
+        # gRPC's own pool grows while all of it is busy, by a thread a second; 200 callers would be seen.
+        assert abused.threads < before + WAITING / 2
         for call in (*waiting, *streams):
             call.cancel()
     assert set(outcomes) == {"OK"}
@@ -165,33 +169,44 @@ def test_200_streams_and_200_waiting_updates_hold_no_thread_and_every_lookup_ans
 
 @pytest.mark.parametrize("name", LOADS)
 def test_an_honest_caller_is_answered_beside(name: str, abused: Abused, count: Callable[[int], int]) -> None:
+    # From an address of its own each: what one load owes, the next would not be heard for.
+    target = replace(abused.target, source=f"127.0.1.{1 + list(LOADS).index(name)}")
     with honest_lookups(abused) as outcomes:
         wait_until(lambda: outcomes["OK"] > 10, "the first lookups")
-        idle_mb, before = abused.memory_mb, outcomes["OK"]
-        done = run(abused.target, name, LOAD_S * count(1))
+        idle_mb, enough = abused.memory_mb, outcomes["OK"] + BESIDE
+
+        def goes_on() -> bool:
+            return len(outcomes) == 1 and outcomes["OK"] < enough
+
+        done = run(target, name, LOAD_S * count(1), lasting=goes_on)
         grown_mb = abused.memory_mb - idle_mb
     assert done
     assert set(outcomes) == {"OK"}, (outcomes, done)
-    assert outcomes["OK"] > before
     assert grown_mb < MEMORY_MB
     abused.check_alive()
 
 
 def test_who_connects_too_often_is_not_heard_for_a_while_and_all_others_are(abused: Abused) -> None:
+    """A hundred may come at once and twenty a second; so many as here owe for ten seconds. The replica looks
+    every quarter of a second: perhaps when some have come, and the next is not heard already.
+    """
     limit = 'e2eks_rate_limited_total{limit="peer_new_connections"}'
     told = abused.metric(limit)
-
-    def connect(seconds: float) -> socket.socket:
-        return socket.create_connection((HOST, abused.ports.public), seconds, source_address=("127.0.0.9", 0))
-
     with honest_lookups(abused) as outcomes, ExitStack() as stack:
-        for _ in range(160):
-            stack.enter_context(connect(PATIENCE))
-        wait_until(lambda: abused.metric(limit) == told + 1, "the count of a network that is not heard")
-        with pytest.raises(TimeoutError):
-            connect(0.5)
-        stack.enter_context(abused.public().channel())
-        stack.enter_context(connect(PATIENCE))
+
+        def is_heard() -> bool:
+            try:
+                made = socket.create_connection((HOST, abused.ports.public), 0.5, source_address=(OFTEN, 0))
+            except TimeoutError:
+                return False
+            stack.enter_context(made)
+            return True
+
+        at_once = all(is_heard() for _ in range(TOO_MANY))
+        wait_until(lambda: abused.metric(limit) > told, "the count of a network that is not heard")
+        assert not (at_once and is_heard())
+        assert abused.public().call(LOOKUP, abused.lookup_request()).code == "OK"
+        wait_until(is_heard, "the end of the debt")
     assert set(outcomes) == {"OK"}
 
 
@@ -206,12 +221,14 @@ def test_who_takes_no_answer_loses_the_connection(
 ) -> None:
     request = request_of(impatient) if request_of else ENDLESS
     port = impatient.ports.verification if method == STREAM else impatient.ports.public
-    cut = impatient.metric('e2eks_rate_limited_total{limit="slow_readers"}')
+    limit = 'e2eks_rate_limited_total{limit="slow_readers"}'
+    cut = impatient.metric(limit)
     with honest_lookups(impatient) as outcomes, impatient.target.connect(port, SHUT) as connection:
         connection.start(method, request)
         seen = closed_by_server(connection)
     assert not any(found.kind == http2.DATA for found in seen)
-    assert impatient.metric('e2eks_rate_limited_total{limit="slow_readers"}') == cut + 1
+    wait_until(lambda: impatient.metric(limit) > cut, "the count of a connection that was cut")
+    assert impatient.metric(limit) == cut + 1
     assert set(outcomes) == {"OK"}
 
 
@@ -277,14 +294,21 @@ def test_calls_reset_because_others_were_just_cancelled_may_be_made_again(abused
     with grpc.secure_channel(door.address, grpc.ssl_channel_credentials(door.roots), options) as channel:
         lookup: Any = channel.unary_unary(LOOKUP)
         request = abused.lookup_request()
-        assert lookup(request, timeout=PATIENCE)
+        ended: set[grpc.StatusCode] = set()
+
+        def is_answered() -> bool:
+            code = lookup.future(request, timeout=PATIENCE).code()
+            ended.add(code)
+            return code is grpc.StatusCode.OK
+
+        assert is_answered()
         for call in [lookup.future(request, timeout=PATIENCE) for _ in range(WAITING)]:
             call.cancel()
         calls = [lookup.future(request, timeout=PATIENCE) for _ in range(WAITING)]
         failed = [call.code() for call in calls if call.exception()]
-        assert set(failed) <= {grpc.StatusCode.UNAVAILABLE}
         for _ in failed:
-            assert lookup(request, timeout=PATIENCE)
+            wait_until(is_answered, "the answer to who asks again")
+        assert {*failed, *ended} <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
 def test_more_calls_than_a_connection_may_have_end_it_or_are_reset(abused: Abused) -> None:
@@ -296,11 +320,12 @@ def test_more_calls_than_a_connection_may_have_end_it_or_are_reset(abused: Abuse
             seen.append(found)
             if found.kind == http2.DATA and found.stream == first:
                 break
-        page = verification_pb2.VerifierStreamRequest(start=1, page_size=0).SerializeToString()
         try:
             for _ in range(400):
-                connection.start(STREAM, page)
-            refused = connection.until_ended(connection.start(STREAM, page))
+                connection.start(STREAM, ENDLESS)
+            refused = connection.until_ended(connection.start(STREAM, ENDLESS))
+        except TimeoutError:
+            raise
         except OSError:
             return
         assert any(one.kind in (http2.RST_STREAM, http2.GOAWAY) for one in refused)

@@ -64,16 +64,17 @@ class Target:
 class Load:
     """One load under way. `done` counts what it managed."""
 
-    def __init__(self, target: Target, seconds: float, seed: int) -> None:
+    def __init__(self, target: Target, seconds: float, seed: int, lasting: Callable[[], bool]) -> None:
         self.target = target
         self.done: Counter[str] = Counter()
         self.dice = random.Random(seed)
         self._until = time.monotonic() + seconds
+        self._lasting = lasting
         self._never = threading.Event()
 
     @property
     def goes_on(self) -> bool:
-        return time.monotonic() < self._until
+        return time.monotonic() < self._until or self._lasting()
 
     def pause(self, seconds: float) -> None:
         """Keep the pace of the load."""
@@ -83,6 +84,8 @@ class Load:
         """Do nothing with what is open, until the end."""
         self.done["opened"] += len(opened)
         self.pause(max(0.0, self._until - time.monotonic()))
+        while self.goes_on:
+            self.pause(PAUSE_S)
         for connection in opened:
             connection.close()
 
@@ -266,9 +269,11 @@ LOADS: Mapping[str, Callable[[Load], None]] = {
 }
 
 
-def run(target: Target, name: str, seconds: float, seed: int = 1) -> dict[str, int]:
-    """One load in this process; what it managed."""
-    load = Load(target, seconds, seed)
+def run(
+    target: Target, name: str, seconds: float, seed: int = 1, lasting: Callable[[], bool] = lambda: False
+) -> dict[str, int]:
+    """One load in this process, for so many seconds and then as long as `lasting` says; what it managed."""
+    load = Load(target, seconds, seed, lasting)
     LOADS[name](load)
     return dict(load.done)
 
