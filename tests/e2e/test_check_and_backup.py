@@ -71,10 +71,10 @@ def checked_while_it_runs(trial: Trial, times: int) -> None:
 
 
 def at_rest(trial: Trial) -> None:
-    """Everybody has stopped."""
+    """Everybody has stopped: perhaps between composing the newest head and signing it."""
     report = check(trial)
     assert report["running"] is False
-    assert report["register_rows"] == report["epoch"] > 0
+    assert 0 < report["register_rows"] <= report["epoch"] <= report["register_rows"] + 1
     code, again = run("keyserver", "verify-db", "-c", config_of(trial))
     assert (code, again) == (0, report)
     code, report = run("verifier.daemon", "check", "-c", trial.realm.verifier("v1") / "verifier.toml")
