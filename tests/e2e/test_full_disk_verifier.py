@@ -66,12 +66,17 @@ class Process:
         return self._running is not None and self._running.poll() is not None
 
     def status(self) -> dict[str, Any]:
-        """Empty before the first was written."""
+        """Empty before the first was written, and in the middle of writing: on a full disk that is done in
+        place.
+        """
         try:
             found: dict[str, Any] = json.loads((self.folder.path / "status.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):
             return {}
         return found
+
+    def updated_ms(self) -> int:
+        return int(self.status().get("updated_ms", 0))
 
     def only_delivers(self) -> bool:
         status = self.status()
@@ -128,11 +133,11 @@ def test_a_full_disk_ends_a_verifier_at_most_and_it_starts_again(
             if process.ended():
                 assert "Make room on the disk" in process.log.read_text()
             process.kill()
-            before = process.status()["updated_ms"]
+            before = process.updated_ms()
             process.disk.leave(0)
             process.start()
             wait_until(
-                lambda before=before: process.status()["updated_ms"] > before and process.only_delivers(),  # type: ignore[misc]
+                lambda before=before: process.updated_ms() > before and process.only_delivers(),  # type: ignore[misc]
                 "a start on a full disk",
             )
             process.disk.give_back()
