@@ -28,6 +28,7 @@ IN_FLIGHT = 128
 WARM_UP = 500
 CHUNK = 20_000
 ELECTED_S = 60.0
+ATTEMPTS = 5
 POLL_S = 0.02
 
 Answer = dict[str, Any]
@@ -84,11 +85,16 @@ class Members:
         self.load(WARM_UP)
 
     def load(self, count: int, size: int = SIZE, in_flight: int = IN_FLIGHT) -> Answer:
-        """Propose at the leader. Raises RuntimeError if anything was not committed."""
-        answer = self._leader.ask(load=count, size=size, in_flight=in_flight)
-        if answer["failed"]:
-            raise RuntimeError(f"{answer['failed']} proposals were not committed")
-        return answer
+        """Propose at the leader; anew, if meanwhile another one came to lead: such a figure means nothing.
+
+        Raises RuntimeError if something is never committed.
+        """
+        for _ in range(ATTEMPTS):
+            answer = self._leader.ask(load=count, size=size, in_flight=in_flight)
+            if not answer["failed"]:
+                return answer
+            self._leader = self._find_leader()
+        raise RuntimeError(f"{answer['failed']} proposals were not committed")
 
     def _find_leader(self) -> Member:
         deadline = time.monotonic() + ELECTED_S
