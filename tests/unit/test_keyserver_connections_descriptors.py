@@ -31,7 +31,7 @@ def test_no_look_leaves_a_descriptor_behind(tmp_path: Path) -> None:
         before = open_descriptors()
         for _ in range(3):
             doorkeeper.look()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before  # what others close meanwhile is none of ours
 
 
 def test_a_look_does_not_give_up_the_lock_of_a_file(tmp_path: Path) -> None:
