@@ -2,14 +2,10 @@
 loses nothing it promised, and goes on when there is room again.
 """
 
-import json
 import random
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from realm_processes.crashes import Trial, see_register, under_load
@@ -17,7 +13,7 @@ from realm_processes.people import KEYS, connect
 from realm_processes.small_disk import Counted, SmallDisk, SmallDiskRealm
 
 from keyserver.demo.processes import wait_until
-from keyserver.demo.stage import HOST, REPLICA
+from keyserver.demo.stage import REPLICA
 from kv.free_space import BALLAST
 from verifier.crypto.signatures import SigningKey
 from verifier.errors import Reason, Refused
@@ -53,21 +49,8 @@ def on_small_disk(
             disk.close()
 
 
-def standing(realm: SmallDiskRealm) -> dict[str, Any]:
-    """The status, also of a replica that is not ready."""
-    try:
-        with urllib.request.urlopen(f"http://{HOST}:{realm.ports.http}/status", timeout=5) as answer:
-            found = answer.read()
-    except urllib.error.HTTPError as answer:
-        found = answer.read()
-    except OSError:
-        found = b"{}"
-    status: dict[str, Any] = json.loads(found)
-    return status
-
-
 def only_reads(realm: SmallDiskRealm) -> bool:
-    return "its disk has" in str(standing(realm).get("reason", ""))
+    return "its disk has" in str(realm.standing().get("reason", ""))
 
 
 def check_that_it_only_reads(realm: SmallDiskRealm) -> None:
@@ -100,9 +83,9 @@ def test_a_disk_that_fills_up_stops_updates_and_nothing_else(
             disk.leave(rng.randrange(1_000_000, realm.storage.min_free_bytes - 100_000))
             wait_until(lambda: only_reads(realm), "the replica to stop writing")
             check_that_it_only_reads(realm)
-            before = standing(realm)
+            before = realm.standing()
             trial.load.pause(1.5 * realm.epochs_plan.max_interval_ms / 1000)
-            assert standing(realm)["epoch"] == before["epoch"], "an epoch was proposed"
+            assert realm.standing()["epoch"] == before["epoch"], "an epoch was proposed"
             go_on(trial, disk)
 
 

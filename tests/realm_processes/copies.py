@@ -4,6 +4,7 @@ wrong.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from keyserver.demo.processes import command, free_port, wait_until
-from keyserver.demo.stage import HOST, REPLICA
+from keyserver.demo.stage import ANSWER_SECONDS, HOST, REPLICA
 from keyserver.installation import setup
 from realm_processes.realm import RealmProcesses
 from verifier.signonce import read_rows
@@ -81,11 +82,13 @@ def put(source: Path, target: Path) -> None:
 def status_of(port: int) -> dict[str, Any]:
     """The status document, whatever HTTP says of it; empty while nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/status", timeout=5) as answer:
+        try:
+            answer = urllib.request.urlopen(f"http://{HOST}:{port}/status", timeout=ANSWER_SECONDS)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
             found: dict[str, Any] = json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        found = json.loads(error.read())
-    except OSError:
+    except (OSError, http.client.HTTPException):  # it may end in the middle of its answer
         return {}
     return found
 
