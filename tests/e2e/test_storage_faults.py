@@ -4,6 +4,7 @@ like that gives the same answers, or refuses and says which part it is about. Ne
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Callable
@@ -11,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from on_disk import Answers, ReplicaFolder, ask_everything, fill
+from on_disk import Answers, ReplicaFolder, ask_everything, differences, fill
 from on_disk.damage import UNREAD, cut, flip, remove
 
 from keyserver.data_directory import LostTail
 from keyserver.machine.codes import Halt
 from keyserver.run import Parts
 from keyserver.testing import Person, small_realm
-from kv.interface import StorageError
+from kv.interface import StorageError, StorageInUse
 from verifier.errors import E2eksError
 
 SMALL = small_realm()
@@ -33,6 +34,8 @@ PARTS = {
     "register": "sign-once.register",
     "version": "data/VERSION",
 }
+
+COPIES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def copy_of(kept: Kept, place: Path) -> ReplicaFolder:
+    """At a place that never was: a folder that was refused half-way stays locked until it is collected."""
+    place = place.with_name(f"{place.name}-{next(COPIES)}")
     shutil.copytree(kept.folder.path, place, ignore=shutil.ignore_patterns("LOCK"))
     return replace(kept.folder, path=place)
 
@@ -80,6 +85,8 @@ def judge(kept: Kept, folder: ReplicaFolder, what: str) -> str:
     """Ask a damaged copy: "same", or the words with which it refused. Other answers are an AssertionError."""
     try:
         answers = kept.ask(folder)
+    except StorageInUse:  # it was not judged at all
+        raise
     except (StorageError, Halt, E2eksError) as error:
         text = str(error)
         is_named = str(folder.path) in text or isinstance(error, LostTail)
@@ -87,7 +94,7 @@ def judge(kept: Kept, folder: ReplicaFolder, what: str) -> str:
         return text
     finally:
         shutil.rmtree(folder.path)
-    wrong = [name for name, answer in answers.items() if answer != kept.answers[name]]
+    wrong = differences(kept.answers, answers)
     assert not wrong, f"{what}: other answers: {wrong}"
     return "same"
 
@@ -116,6 +123,16 @@ def test_a_cut_file_is_never_another_answer(
     for _ in range(count(5)):
         folder = copy_of(kept, tmp_path / "copy")
         judge(kept, folder, cut(folder.path / rng.choice(kept.files(part)), rng))
+
+
+def test_a_batch_that_was_torn_off_is_made_again(kept: Kept, tmp_path: Path) -> None:
+    """The end of the last one, which LevelDB takes for one that was being written: a signature of a head."""
+    (journal,) = kept.files("WAL")
+    for _ in range(5):  # whether it is signed again before it is found in the log is the machine's
+        folder = copy_of(kept, tmp_path / "copy")
+        with (folder.path / journal).open("r+b") as file:
+            file.truncate(file.seek(0, 2) - 1)
+        assert judge(kept, folder, "the last byte of the journal") == "same"
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -4,6 +4,7 @@ byte, once it has caught up; or it refuses to start. It never signs anew what it
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from on_disk.damage import UNREAD, cut, flip, remove
 from streams.build import START_MS, Stream
 from streams.folder import OpenVerifier, VerifierFolder
 
-from kv.interface import StorageError
+from kv.interface import StorageError, StorageInUse
 from verifier.daemon.failures import Quarantined
 from verifier.daemon.outbox import Ready, served_head
 from verifier.daemon.state import load_state, owed_epochs
@@ -31,6 +32,8 @@ PARTS = {
     "register": "sign-once.register",
 }
 LATER_MS = START_MS + 3_600_000  # a signature made anew would show in its time
+
+COPIES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def copy_of(kept: Kept, place: Path) -> VerifierFolder:
+    """At a place that never was: a folder that was refused half-way stays locked until it is collected."""
+    place = place.with_name(f"{place.name}-{next(COPIES)}")
     shutil.copytree(kept.folder.path, place, ignore=shutil.ignore_patterns("LOCK"))
     return replace(kept.folder, path=place)
 
@@ -81,6 +86,8 @@ def judge(kept: Kept, folder: VerifierFolder, what: str) -> str:
     """Let a damaged copy live: "same", or the words with which it refused."""
     try:
         served = live(folder, kept.stream, LATER_MS)
+    except StorageInUse:  # it was not judged at all
+        raise
     except (StorageError, Quarantined) as error:
         text = str(error)
         assert str(folder.path) in text or "database" in text or "register" in text, f"{what}: {text!r}"

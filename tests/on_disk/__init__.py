@@ -26,6 +26,7 @@ from verifier.signonce import RegisterMissing, SignOnceRegister
 HERE = "127.0.0.1"
 PATIENCE_S = 60.0
 TIMEOUT_MS = 60_000
+LOG, DIGEST = "log", "digest at"
 
 Answers = Mapping[str, bytes]
 
@@ -118,7 +119,9 @@ async def fill(parts: Parts, people: list[Person], versions: int) -> Answers:
 
 
 async def ask_everything(parts: Parts, people: list[Person], epochs: list[int]) -> Answers:
-    """Every lookup of the people in the epochs (0: the newest), consistency, the verifier log and the log."""
+    """Every lookup of the people in the epochs (0: the newest), consistency, the verifier log, the log, and
+    the digest of the state as of one of its entries.
+    """
     answers: dict[str, bytes] = {}
     for person in people:
         for epoch in epochs:
@@ -133,9 +136,22 @@ async def ask_everything(parts: Parts, people: list[Person], epochs: list[int]) 
         answers["verifier log"] = answers.get("verifier log", b"") + page
         page = await next_page()
     entries = parts.log.read(1, parts.log.status().committed_index + 1, 2**62)
-    answers["log"] = b"".join(entry.payload for entry in entries)
-    answers["digest"] = parts.replica.position.digest
+    answers[LOG] = b"".join(entry.payload for entry in entries)
+    position = parts.replica.position
+    answers[f"{DIGEST} {position.index}"] = position.digest
     return answers
+
+
+def differences(kept: Answers, answers: Answers) -> list[str]:
+    """Which answers are not those of `kept`. Who has lost the last thing done does it again: the log may go
+    on, and the digest is of another entry then; all else is the same.
+    """
+    wrong = []
+    for name, known in kept.items():
+        answer = answers.get(name, known if name.startswith(DIGEST) else b"")
+        if not (answer.startswith(known) if name == LOG else answer == known):
+            wrong.append(name)
+    return wrong
 
 
 def _answer(ask: Callable[[bytes, str], bytes], request: bytes) -> bytes:
