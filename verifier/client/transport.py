@@ -111,6 +111,7 @@ class GrpcTransport:
             target = with_port(address)
             options = [
                 ("grpc.max_receive_message_length", ANSWER_BYTES),
+                ("grpc.http2.bdp_probe", 0),  # or a server that sends fast fills a window of megabytes
                 ("grpc.enable_retries", 0),
                 ("grpc.min_reconnect_backoff_ms", CONNECT_MS),  # gRPC's name for how long an attempt may take
                 ("grpc.use_local_subchannel_pool", 1),
