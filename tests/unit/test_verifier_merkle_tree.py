@@ -135,11 +135,14 @@ def test_pages_not_yet_written_are_seen_through_an_overlay(fill: Fill) -> None:
 
 def test_a_lookup_is_a_few_exact_reads(fill: Fill) -> None:
     base = fill(3000)
-    reader = CountingReader(planted(base))
+    reader, gets = CountingReader(planted(base)), list[int]()
     for index in sorted(base)[::30]:
         reader.gets = 0
         assert tree.lookup(reader, PREFIX, 1, index).leaf == (index, base[index])  # type: ignore[arg-type]
-        assert 2 <= reader.gets <= 8
+        gets.append(reader.gets)
+    assert min(gets) >= 2
+    assert sum(gets) < 4 * len(gets)
+    assert max(gets) <= 16  # one leaf in eight of a page lies in another one below it: chance gives 9 at times
 
 
 def test_a_page_cache_saves_reads_and_stays_bounded(fill: Fill) -> None:
