@@ -142,7 +142,7 @@ def test_a_lookup_is_a_few_exact_reads(fill: Fill) -> None:
         gets.append(reader.gets)
     assert min(gets) >= 2
     assert sum(gets) < 4 * len(gets)
-    assert max(gets) <= 16  # one leaf in eight of a page lies in another one below it: chance gives 9 at times
+    assert max(gets) <= 16  # one leaf in eight of a page lies in one more below it: 9 happens
 
 
 def test_a_page_cache_saves_reads_and_stays_bounded(fill: Fill) -> None:
