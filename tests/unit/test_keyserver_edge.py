@@ -114,7 +114,8 @@ async def served(
                 await edge.serve(build, task_status=task_status)
 
         await nursery.start(serve)
-        channel = grpc.insecure_channel(f"127.0.0.1:{ports[0]}")
+        fixed_window = [("grpc.http2.bdp_probe", 0)]  # or a caller that reads nothing grants more and more
+        channel = grpc.insecure_channel(f"127.0.0.1:{ports[0]}", fixed_window)
         try:
             yield channel, observed, edge_scope.cancel
         finally:
