@@ -28,6 +28,7 @@ from keyserver.testing import Person, SmallRealm
 from verifier import encoding, limits
 
 PATIENCE = 60.0
+LONG_S = 600  # what waits until a test has seen it
 WAITING = 200
 LOAD_S = 1.0
 BESIDE = 3  # lookups answered before a load ends: all but the first were asked under it
@@ -42,6 +43,11 @@ class Abused(RealmProcesses):
 
     mute = ("v1", "v2", "v3")
     limits = ""
+
+    def set_up(self) -> None:
+        super().set_up()
+        config = self.config_of(REPLICA)
+        config.write_text(f"update_timeout_ms = {1000 * LONG_S}\n{config.read_text()}")
 
     def is_ratified(self) -> bool:
         return self.epochs() > 0
@@ -150,11 +156,11 @@ def test_200_streams_and_200_waiting_updates_hold_no_thread_and_every_lookup_ans
         wait_until(lambda: outcomes["OK"] > 10, "the first lookups")
         before = abused.threads
         follow: Any = verification.unary_stream(STREAM)
-        streams = [follow(ENDLESS, timeout=PATIENCE) for _ in range(WAITING)]
+        streams = [follow(ENDLESS, timeout=LONG_S) for _ in range(WAITING)]
         for stream in streams:
             assert next(stream)
         send: Any = public.unary_unary(UPDATE)
-        waiting = [send.future(update, timeout=PATIENCE) for update in updates]
+        waiting = [send.future(update, timeout=LONG_S) for update in updates]
         wait_until(lambda: abused.epochs() > 1, "an epoch with the updates")
         lookup: Any = public.unary_unary(LOOKUP)
         for _ in range(count(100)):

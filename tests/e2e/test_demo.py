@@ -16,7 +16,7 @@ import pytest
 from keyserver.demo.stage import listening
 from verifier.realm import fingerprint, parse_realm_json
 
-DEADLINE_S = 120
+DEADLINE_S = 600
 PROOFS = [
     "alice", "bob", "carol", "alice-updated", "alice-old-epoch", "absent", "tampered", "one-signer", "fork",
 ]  # fmt: skip
