@@ -139,13 +139,16 @@ class LevelDBStore:
             raise self._halt(error) from error
         self._remember(cursor)
         rows = _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
-        return self._guarded(islice(rows, limit))
+        return self._guarded(islice(rows, limit), cursor)
 
-    def _guarded(self, rows: Iterator[Row]) -> Iterator[Row]:
+    def _guarded(self, rows: Iterator[Row], cursor: Any) -> Iterator[Row]:
         try:
             yield from rows
         except _FAILURES as error:
             raise self._halt(error) from error
+        finally:
+            # In a cycle, as errors and frames make them, the garbage collector may take the database first.
+            cursor.close()
 
     def _open_db(self) -> Any:
         db = self._db  # BEFORE the check: close() sets the failure first and drops the database second

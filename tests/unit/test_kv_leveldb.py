@@ -201,6 +201,26 @@ def test_a_damaged_row_halts_the_store(tmp_path: Path) -> None:
             store.write({b"a": b"1"})
 
 
+@pytest.mark.parametrize("way", ["read to its end", "cut off", "left", "failed"])
+def test_a_scan_closes_its_cursor_however_it_ends(tmp_path: Path, way: str) -> None:
+    """The garbage collector may take a database from under a cursor that failed: the process would crash."""
+    with closing(LevelDBStore(tmp_path / "data")) as store:
+        store.write(dict(ROWS))
+        rows = store.scan(b"", b"\xff", limit=1 if way == "cut off" else None)
+        (cursor,) = store._readers
+        assert next(rows) == min(ROWS.items())
+        assert cursor.valid()
+        if way == "left":
+            rows.close()  # type: ignore[attr-defined]  # a generator, though nobody need know
+        elif way == "failed":
+            with pytest.raises(StorageError):
+                rows.throw(OSError())  # type: ignore[attr-defined]
+        else:
+            list(rows)
+        with pytest.raises(RuntimeError, match="closed"):
+            cursor.valid()
+
+
 def test_closing_under_a_reader_neither_crashes_nor_answers_wrongly(tmp_path: Path) -> None:
     for _ in range(5):
         store = LevelDBStore(tmp_path / "data")
