@@ -205,18 +205,7 @@ class Stage:
 
     def http(self, path: str, name: str = REPLICA, *, although_not_ready: bool = False) -> bytes | None:
         """What a replica's HTTP listener answers; None while it does not, or says that it is not ready."""
-        try:
-            try:
-                with urllib.request.urlopen(
-                    f"http://{HOST}:{self.ports_of[name].http}{path}", timeout=ANSWER_SECONDS
-                ) as answer:
-                    body: bytes = answer.read()
-                    return body
-            except urllib.error.HTTPError as error:
-                with error:
-                    return error.read() if although_not_ready else None
-        except (OSError, http.client.HTTPException):  # it may also end in the middle of its answer
-            return None
+        return answer_of(self.ports_of[name].http, path, although_not_ready=although_not_ready)
 
     # People
 
@@ -241,6 +230,20 @@ class Stage:
         elsewhere = self.folder / "logs" / "realm-of-the-impostor.json"
         elsewhere.write_bytes(realm_json(replace(self.realm(), addresses=(f"{HOST}:{port}",))))
         return elsewhere
+
+
+def answer_of(port: int, path: str, *, although_not_ready: bool = False) -> bytes | None:
+    """What an HTTP listener of this machine answers; None while it does not, or says that it is not ready."""
+    try:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=ANSWER_SECONDS) as answer:
+                body: bytes = answer.read()
+                return body
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read() if although_not_ready else None
+    except (OSError, http.client.HTTPException):  # it may also end in the middle of its answer
+        return None
 
 
 def listening(port: int) -> bool:

@@ -4,19 +4,16 @@ wrong.
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keyserver.demo.processes import command, free_port, wait_until
-from keyserver.demo.stage import ANSWER_SECONDS, HOST, REPLICA
+from keyserver.demo.stage import HOST, REPLICA, answer_of
 from keyserver.installation import setup
 from realm_processes.realm import RealmProcesses
 from verifier.signonce import read_rows
@@ -81,15 +78,7 @@ def put(source: Path, target: Path) -> None:
 
 def status_of(port: int) -> dict[str, Any]:
     """The status document, whatever HTTP says of it; empty while nobody answers."""
-    try:
-        try:
-            answer = urllib.request.urlopen(f"http://{HOST}:{port}/status", timeout=ANSWER_SECONDS)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            found: dict[str, Any] = json.loads(answer.read())
-    except (OSError, http.client.HTTPException):  # it may end in the middle of its answer
-        return {}
+    found: dict[str, Any] = json.loads(answer_of(port, "/status", although_not_ready=True) or b"{}")
     return found
 
 
