@@ -294,7 +294,8 @@ def test_headers_above_the_limit_are_refused(abused: Abused) -> None:
 
 def test_calls_reset_because_others_were_just_cancelled_may_be_made_again(abused: Abused) -> None:
     """gRPC's clients do so by themselves, once; whom that does not help gets UNAVAILABLE and asks again.
-    How many that are depends on how the resets and the new calls meet; all others have their answer."""
+    How many that are depends on how the resets and the new calls meet; all others have their answer.
+    """
     door = abused.public()
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(door.address, grpc.ssl_channel_credentials(door.roots), options) as channel:

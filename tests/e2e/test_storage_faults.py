@@ -4,7 +4,6 @@ like that gives the same answers, or refuses and says which part it is about. Ne
 
 from __future__ import annotations
 
-import itertools
 import random
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from on_disk import Answers, ReplicaFolder, ask_everything, differences, fill
-from on_disk.damage import UNREAD, cut, flip, remove
+from on_disk.damage import UNREAD, copied, cut, flip, remove
 
 from keyserver.data_directory import LostTail
 from keyserver.machine.codes import Halt
@@ -34,8 +33,6 @@ PARTS = {
     "register": "sign-once.register",
     "version": "data/VERSION",
 }
-
-COPIES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def copy_of(kept: Kept, place: Path) -> ReplicaFolder:
-    """At a place that never was: a folder that was refused half-way stays locked until it is collected."""
-    place = place.with_name(f"{place.name}-{next(COPIES)}")
-    shutil.copytree(kept.folder.path, place, ignore=shutil.ignore_patterns("LOCK"))
-    return replace(kept.folder, path=place)
+    return replace(kept.folder, path=copied(kept.folder.path, place))
 
 
 def judge(kept: Kept, folder: ReplicaFolder, what: str) -> str:

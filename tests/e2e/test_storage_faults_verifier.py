@@ -4,7 +4,6 @@ byte, once it has caught up; or it refuses to start. It never signs anew what it
 
 from __future__ import annotations
 
-import itertools
 import random
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from on_disk.damage import UNREAD, cut, flip, remove
+from on_disk.damage import UNREAD, copied, cut, flip, remove
 from streams.build import START_MS, Stream
 from streams.folder import OpenVerifier, VerifierFolder
 
@@ -32,8 +31,6 @@ PARTS = {
     "register": "sign-once.register",
 }
 LATER_MS = START_MS + 3_600_000  # a signature made anew would show in its time
-
-COPIES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def copy_of(kept: Kept, place: Path) -> VerifierFolder:
-    """At a place that never was: a folder that was refused half-way stays locked until it is collected."""
-    place = place.with_name(f"{place.name}-{next(COPIES)}")
-    shutil.copytree(kept.folder.path, place, ignore=shutil.ignore_patterns("LOCK"))
-    return replace(kept.folder, path=place)
+    return replace(kept.folder, path=copied(kept.folder.path, place))
 
 
 def judge(kept: Kept, folder: VerifierFolder, what: str) -> str:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import shutil
 from pathlib import Path
 
 UNREAD = {"LOCK", "LOG", "LOG.old"}  # LevelDB's own words, which nothing depends on
+
+_COPIES = itertools.count()
+
+
+def copied(source: Path, place: Path) -> Path:
+    """A copy beside `place`, where none ever was: one that was refused half-way stays locked for a while."""
+    place = place.with_name(f"{place.name}-{next(_COPIES)}")
+    return shutil.copytree(source, place, ignore=shutil.ignore_patterns("LOCK"))
 
 
 def flip(path: Path, rng: random.Random) -> str:
